@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the package `handlers` of this checkout is installed inside tsctl.
+"""What pyproject.toml cannot say: `handlers` and `docs` of this checkout are installed inside tsctl.
 
 An installation has no top-level name `handlers`, which a team's own package may have
 (docs/decisions/0058-two-packages-called-handlers.md).
@@ -10,6 +10,7 @@ INSIDE = "tsctl.bundled"
 
 setup(
     packages=find_packages(include=["tsctl", "tsctl.*"])
-    + [f"{INSIDE}.{name}" for name in find_packages(include=["handlers", "handlers.*"])],
-    package_dir={f"{INSIDE}.handlers": "handlers"},
+    + [f"{INSIDE}.{name}" for name in find_packages(include=["handlers", "handlers.*"])]
+    + [f"{INSIDE}.docs"],
+    package_dir={f"{INSIDE}.handlers": "handlers", f"{INSIDE}.docs": "docs"},
 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tsctl.rollout.decide.events import Entry, Outcome
+from tsctl.rollout.decide.stored import to_json
 
 #: Steps that pass within a second or two of the load in harness.py.
 POLICY: dict[str, Any] = {
@@ -93,8 +94,8 @@ def repeated_steps(entries: Sequence[Entry]) -> int:
     for entry in entries:
         policies += entry.kind == "policy"
         if entry.kind == "step":
-            step = entry.content["index"]
-        is_weight = entry.kind == "done" and entry.content["what"] == "weigh"
+            step = to_json(entry.event)["index"]
+        is_weight = entry.kind == "done" and to_json(entry.event)["what"] == "weigh"
         if entry.kind in ("step", "verdict") or is_weight:
             counts[entry.kind, policies, step] += 1
     return sum(count - 1 for count in counts.values())
@@ -102,12 +103,12 @@ def repeated_steps(entries: Sequence[Entry]) -> int:
 
 def uncounted_requests(entries: Sequence[Entry], canary: str) -> int:
     """Requests of the canary between the first cursor and the last that no tick counts."""
-    windows = [window for entry in entries for window in entry.content.get("windows", ())]
+    windows = [window for entry in entries for window in to_json(entry.event).get("windows", ())]
     counted: int = sum(window.get("canary", {}).get("requests", 0) for window in windows)
-    cursor = dict(entries[0].content["cursor"])
+    cursor = dict(to_json(entries[0].event)["cursor"])
     first = _requests(cursor, canary)
     for entry in entries[1:]:
-        cursor.update(entry.content.get("cursor", {}))
+        cursor.update(to_json(entry.event).get("cursor", {}))
     return _requests(cursor, canary) - first - counted
 
 

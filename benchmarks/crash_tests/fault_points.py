@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tsctl.rollout.decide.events import Effect, EffectDone, Entry, Event, to_json
+from tsctl.rollout.decide.events import Effect, EffectDone, Entry, Event
 from tsctl.rollout.decide.state import State
+from tsctl.rollout.decide.stored import to_json
 from tsctl.rollout.run import begin
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.journal import Journal

@@ -27,7 +27,7 @@ from tsctl.nodes.engines import open_nodes
 from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.state import fold
-from tsctl.rollout.run.journal import journals, unfinished
+from tsctl.rollout.run.journal_files import journals, unfinished
 from tsctl.rollout.run.journal_lines import read, whole_bytes
 
 #: Seconds between two requests of a client.

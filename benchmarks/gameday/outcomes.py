@@ -11,6 +11,7 @@ from benchmarks.harness.client import Answer
 from tsctl.config.policy import LIMIT
 from tsctl.rollout.decide.events import Entry, Outcome, Tick
 from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.stored import to_json
 from tsctl.rollout.decide.windows import Window
 
 #: The gateway reports the time of an answer up to so many seconds late; it counts the answer at once.
@@ -119,10 +120,10 @@ def rollback_s(verdict: Entry, entries: Sequence[Entry], on_canary: Sequence[Ans
     one is not known, so the first is taken, and of errors the first error: the true time is at most this.
     """
     readings = [entry.at for entry in entries if entry.kind in ("tick", "step") and entry.seq < verdict.seq]
-    reverted = [entry.at for entry in entries if entry.kind == "done" and entry.content["what"] == "back"]
+    reverted = [entry.at for entry in entries if entry.kind == "done" and to_json(entry.event)["what"] == "back"]
     if not on_canary or len(readings) < 2 or not reverted:
         return None
-    signal = verdict.content.get("signal")
+    signal = to_json(verdict.event).get("signal")
     since = readings[-2] - (LATE_S if signal == "slow" else 0.0)
     came = [
         answer.came + began
@@ -144,4 +145,4 @@ def _is_misled(answer: Answer, classes: Mapping[str, str]) -> bool:
 
 
 def _is_fail(entry: Entry) -> bool:
-    return entry.kind == "verdict" and entry.content["verdict"] == "fail"
+    return entry.kind == "verdict" and to_json(entry.event)["verdict"] == "fail"

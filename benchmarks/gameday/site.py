@@ -27,7 +27,7 @@ from tsctl.errors import AnalysisError, ArchiveError, NodeError
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.retire import retire
 from tsctl.host.progress import Progress, ProgressStep
-from tsctl.rollout.run.journal import journals, unfinished
+from tsctl.rollout.run.journal_files import journals, unfinished
 
 MODEL, STABLE = "gameday", "1.0"
 #: The archive whose network and weights all versions have.

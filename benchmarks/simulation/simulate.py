@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.evidence import no_evidence
+from tsctl.rollout.decide.evidence import EVENT, no_evidence
 from tsctl.statistics.sequential import rates_above
 
 Floats = NDArray[np.float64]
@@ -167,13 +167,12 @@ def signals_of(rollout: Rollout) -> tuple[Signal, ...]:
     """The policy's signals in its order, the limit last, with the rates of the judge's evidence."""
     evidence = no_evidence(rollout.policy, [str(number) for number in range(len(rollout.stable.classes))])
     classes = len(rollout.stable.classes)
-    compared, cap = evidence.compared, evidence.max_error_rate
-    [mix_ratios] = {process.ratios for process in compared.mix.values()}
+    compared, cap = evidence.compared.processes, evidence.max_error_rate
+    [mix_ratios] = {process.ratios for process in compared["mix"].values()}
+    ratios = {signal: compared[signal][EVENT].ratios for signal in ("errors", "refused", "slow")}
     known = {
-        "errors": (1, 0, compared.errors.ratios, None),
-        "refused": (1, 0, compared.refused.ratios, None),
-        "slow": (1, 0, compared.slow.ratios, None),
-        "mix": (classes, len(compared.mix) - classes, mix_ratios, None),
+        **{signal: (1, 0, of_signal, None) for signal, of_signal in ratios.items()},
+        "mix": (classes, len(compared["mix"]) - classes, mix_ratios, None),
         "limit": (1, 0, rates_above(cap), cap),
     }
     signals = []

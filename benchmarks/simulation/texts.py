@@ -17,11 +17,13 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.access_log import AccessLogEntry
 from tsctl.rollout.decide.evidence import no_evidence
-from tsctl.rollout.decide.judge import AVERAGE, log_e_values, read_signals
+from tsctl.rollout.decide.judge import AVERAGE, log_e_values
+from tsctl.rollout.decide.readings import read_signals
 from tsctl.rollout.decide.windows import OutcomeCounts, Thresholds, Window
-from tsctl.rollout.evidence.answers import text_thresholds
-from tsctl.rollout.evidence.counts import LEAST_ANSWERS, EvidenceQuery
+from tsctl.rollout.evidence.counts import EvidenceQuery
 from tsctl.rollout.evidence.log import RECENT, counts_of
+from tsctl.rollout.evidence.log_answers import text_thresholds
+from tsctl.rollout.evidence.totals import LEAST_ANSWERS
 from tsctl.statistics.sequential import rejects
 
 QUERY = EvidenceQuery("m", "1.0", "2.0")

@@ -10,8 +10,7 @@ import hashlib
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,17 +18,17 @@ import torch
 from pydantic_core import to_json
 
 from handlers.base import ServingHandler
-from handlers.cache.keys import canonical
-from handlers.cache.local import CachedAnswer, Directive, Lookup, ResponseCache, directive
+from handlers.cache.local import ResponseCache
 from handlers.contract import CLASS_NAME, JSON
 from handlers.device import finish, is_fatal, is_out_of_memory
 from handlers.errors import ModelFailed, RequestError, UndecodableBody, UnsupportedMedia
 from handlers.log_lines import about
 from handlers.messages import Outcome, Request, problem
 from handlers.pipeline.batch_sizes import batch_sizes, padded_size
+from handlers.pipeline.cached import CachedAnswers
 from handlers.pipeline.deadline import Lateness
 from handlers.pipeline.isolation import Broken, GaveUp, Isolation, Quarantine
-from handlers.protocols import plain
+from handlers.protocols import media_types, plain
 from handlers.records.record import Batch
 from handlers.records.recorder import Recorder
 from handlers.telemetry.metrics import Telemetry
@@ -65,7 +64,7 @@ class Pipeline:
         self._telemetry = Telemetry()
         self._sizes = batch_sizes(handler.batch_size) if pads else []
         self._times: dict[str, float] = {}
-        self._cache: ResponseCache | None = None
+        self._cache: CachedAnswers | None = None
         self._recorder: Recorder | None = None
         self._stages: list[Stage] | None = None  # of a batch with traced requests
         self._quarantine = Quarantine(QUARANTINE_S, QUARANTINED, time.monotonic)
@@ -74,7 +73,6 @@ class Pipeline:
             for run in (self._prepare, self._run)
         )
         self._lateness = Lateness(time.monotonic(), time.time())
-        self._has_been_wrong = False
         self.last_failure = ""  # the last error of the model, and its line; for logs and load reports, not for clients
 
     @property
@@ -89,7 +87,7 @@ class Pipeline:
 
     def open(self, cache: ResponseCache | None, telemetry: Telemetry, recorder: Recorder | None = None) -> None:
         """From now on requests come from clients: the cache may answer them; they are counted, and recorded."""
-        self._cache = cache
+        self._cache = None if cache is None else CachedAnswers(cache, self._handler.model, self._handler.version)
         self._recorder = recorder
         self._telemetry = telemetry
         self._times.clear()
@@ -140,7 +138,11 @@ class Pipeline:
                 except RequestError as error:
                     outcomes[index] = self._problem(error, request)
         decoded = [requests[index] for index in indices] if len(indices) < len(requests) else requests
-        answers = self._compute(decoded, items) if self._cache is None else self._cached(self._cache, decoded, items)
+        answers = (
+            self._compute(decoded, items)
+            if self._cache is None
+            else self._cache.answer(decoded, items, self._compute, self._telemetry)
+        )
         for index, outcome in zip(indices, answers, strict=True):
             outcomes[index] = outcome
         end = time.monotonic()
@@ -180,7 +182,7 @@ class Pipeline:
                 raise UndecodableBody("The request has no body.")
         handler = self._handler
         if request.row is None and request.media_type not in handler.media_types:
-            request.media_type = plain.media_type_of(request.media_type, request.body, handler.media_types)
+            request.media_type = media_types.media_type_of(request.media_type, request.body, handler.media_types)
         if self._quarantine and self._quarantine.holds(_digest(request)):
             raise ModelFailed(
                 f"The same request made the model fail less than {QUARANTINE_S} s ago; it is not tried again so soon."
@@ -188,7 +190,7 @@ class Pipeline:
         try:
             if request.row is not None:
                 return handler.decode_row(request.row)
-            if not plain.is_read(request.media_type, handler.media_types):
+            if not media_types.is_read(request.media_type, handler.media_types):
                 known = ", ".join(handler.media_types)
                 raise UnsupportedMedia(f"A body of type {request.media_type} is not read here; send one of {known}.")
             return handler.decode(request.body, request.media_type)
@@ -198,61 +200,6 @@ class Pipeline:
             with about([request]):
                 logger.exception("%s: decoding request %s failed", self._name, request.request_id)
             raise ModelFailed("The handler failed while it decoded the request.") from None
-
-    # ---- cache ---------------------------------------------------------------------------------------------------
-
-    def _cached(self, cache: ResponseCache, requests: Sequence[Request], items: list[Any]) -> list[Outcome]:
-        """As `_compute`, but known answers are not computed, and equal items are computed once."""
-        directives = [directive(request.headers.get("cache-control")) for request in requests]
-        keys = []
-        for position, (request, item) in enumerate(zip(requests, items, strict=True)):
-            try:
-                keys.append(request_key(cache, request, item))
-            except TypeError:  # the samples had keys; a rare value of a request need not
-                keys.append(b"")
-                directives[position] = Directive.BYPASS
-        lookup = cache.look_up(keys, directives)
-        computed = self._compute([requests[i] for i in lookup.compute], [items[i] for i in lookup.compute])
-        outcomes = {position: _hit(answer) for position, answer in lookup.known.items()}
-        fresh: dict[bytes, CachedAnswer] = {}
-        for position, outcome in zip(lookup.compute, computed, strict=True):
-            outcome.cache = "miss" if directives[position] is Directive.USE else "bypass"
-            if position in lookup.checked:
-                outcome = self._check(cache, lookup.checked[position], outcome)
-            if outcome.status == 200 and outcome.cache != "hit" and directives[position] is not Directive.BYPASS:
-                fresh[keys[position]] = CachedAnswer(outcome.body, outcome.class_name)
-            outcomes[position] = outcome
-        for position, first in lookup.same.items():
-            outcomes[position] = self._repeat(outcomes[first], requests[position])
-        cache.keep(fresh)
-        self._count_cache(lookup, outcomes)
-        return [outcomes[position] for position in range(len(requests))]
-
-    def _check(self, cache: ResponseCache, known: CachedAnswer, outcome: Outcome) -> Outcome:
-        """The cached answer to an item that was computed as a check; the computed one where the cached one is wrong."""
-        if outcome.status != 200 or cache.is_right(known.body, outcome.body):
-            return _hit(known)
-        if not self._has_been_wrong:  # once: a model that answers otherwise each time would fill the log
-            logger.error("%s: a cached answer was wrong and is replaced; later ones are only counted", self._name)
-            self._has_been_wrong = True
-        self._telemetry.cache("wrong", "none", 1)
-        return outcome
-
-    def _repeat(self, outcome: Outcome, request: Request) -> Outcome:
-        """The outcome of an equal item of the same batch, for this request."""
-        if outcome.error is not None:
-            return self._problem(outcome.error, request, "hit")
-        return Outcome(200, outcome.body, value=outcome.value, class_name=outcome.class_name, cache="hit")
-
-    def _count_cache(self, lookup: Lookup, outcomes: Mapping[int, Outcome]) -> None:
-        if not self._telemetry.is_on:
-            return
-        tiers = Counter(
-            (outcome.cache, lookup.tiers.get(position, "batch" if position in lookup.same else "none"))
-            for position, outcome in outcomes.items()
-        )
-        for (result, tier), items in tiers.items():
-            self._telemetry.cache(result, "none" if result != "hit" else tier, items)
 
     # ---- model ---------------------------------------------------------------------------------------------------
 
@@ -352,10 +299,8 @@ class Pipeline:
                 logger.exception("%s: classify failed", self._name)
             return ""
 
-    def _problem(self, error: RequestError, request: Request, cache: str = "") -> Outcome:
-        outcome = problem(error, request.request_id, self._handler.model, self._handler.version)
-        outcome.cache = cache
-        return outcome
+    def _problem(self, error: RequestError, request: Request) -> Outcome:
+        return problem(error, request.request_id, self._handler.model, self._handler.version)
 
     def _count_split(self, is_memory: bool) -> None:
         if is_memory:
@@ -373,19 +318,6 @@ class Pipeline:
             self._times[stage] = self._times.get(stage, 0.0) + end - begin
             if self._stages is not None:
                 self._stages.append(Stage(stage, begin, end))
-
-
-def request_key(cache: ResponseCache, request: Request, item: Any) -> bytes:
-    """The cache's key of a decoded request.
-
-    Raises:
-        TypeError: the decoded item has no canonical bytes.
-    """
-    return cache.key(JSON if request.row is not None else request.media_type, canonical(item))
-
-
-def _hit(answer: CachedAnswer) -> Outcome:
-    return Outcome(200, answer.body, class_name=answer.class_name, cache="hit")
 
 
 def _digest(request: Request) -> bytes:

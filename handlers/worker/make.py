@@ -32,7 +32,7 @@ def make_worker(config: WorkerConfig, handler: Any = None) -> Worker | TextWorke
     if is_generative:
         return TextWorker(handler, config)
     worker = Worker(handler, config)
-    if config.embeddings and not worker.gives_embeddings:
+    if config.embeddings and not worker.protocols.gives_embeddings:
         raise LoadError(
             f"archive.yaml has embeddings: true, and the handler {type(handler).__name__} defines no count_tokens"
         )

@@ -29,7 +29,7 @@ from handlers.device import finish
 from handlers.errors import LoadError
 from handlers.own_comparator import require_comparator
 from handlers.pipeline.batch_sizes import batch_sizes
-from handlers.pipeline.pipeline import request_key
+from handlers.pipeline.cached import request_key
 from handlers.records.recorder import Recorder
 from handlers.telemetry.metrics import telemetry
 from handlers.telemetry.tracer import open_tracer
@@ -114,7 +114,7 @@ def _start(worker: Worker) -> dict[str, Any]:
         "records": "off" if recorder is None else "on",
         "traces": "off" if tracer is None else "on",
         **accelerated,
-        **worker.tuned(),
+        **worker.protocols.tuned(),
         "warmup": [timing.fact() for timing in timings],
     }
 

@@ -34,9 +34,10 @@ from handlers.log_lines import about
 from handlers.messages import Head, Outcome, Part, Request
 from handlers.pipeline.deadline import read_timeout
 from handlers.protocols.encoding import ENCODING_HEADER, decode_body
+from handlers.protocols.media_types import media_type_of
 from handlers.protocols.openai.answers import Reply
 from handlers.protocols.openai.requests import ChatCompletion, Completion
-from handlers.protocols.plain import check_size, media_type_of
+from handlers.protocols.plain import check_size
 from handlers.records.record import Batch
 from handlers.records.recorder import Recorder
 from handlers.records.texts import TextItem

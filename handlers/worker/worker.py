@@ -16,7 +16,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from pydantic_core import to_json
 
 from handlers.base import ServingHandler
 from handlers.cache.local import ResponseCache
@@ -27,30 +26,22 @@ from handlers.contract import (
     CHECK_HEALTH,
     CLASS_HEADER,
     MODEL_VERSION_HEADER,
-    OPEN_INFERENCE,
-    OPEN_INFERENCE_METADATA,
-    OPENAI_EMBEDDINGS,
-    PROTOBUF,
     PROTOCOL_HEADER,
-    VERSIONS_HEADER,
     threads_per_worker,
     usable_cores,
 )
 from handlers.device import choose_device, set_threads
-from handlers.errors import DoesNotFit, ModelFailed, PayloadTooLarge, RequestError
+from handlers.errors import RequestError
 from handlers.log_lines import about
 from handlers.messages import Outcome, Request, problem
 from handlers.pipeline.class_names import ClassNames
 from handlers.pipeline.pipeline import Pipeline
-from handlers.protocols import open_inference
-from handlers.protocols.encoding import ENCODING_HEADER, decode_body
-from handlers.protocols.open_inference.messages import encode_model_metadata
-from handlers.protocols.openai.embeddings import Embed, answer_embeddings, read_embeddings, refuse_embeddings
-from handlers.protocols.plain import check_size
+from handlers.protocols.encoding import ENCODING_HEADER
 from handlers.records.recorder import Recorder
 from handlers.telemetry.tracer import Tracer
 from handlers.telemetry.traces import Batch, parents, traced
 from handlers.worker.config import WorkerConfig, check_package
+from handlers.worker.protocols import Protocols
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +76,7 @@ class Worker:
         )
         version = (MODEL_VERSION_HEADER, config.version)
         self._headers = {"": (version,), **{state: (version, (CACHE_HEADER, state)) for state in CACHE_STATES}}
-        self._fields = open_inference.Fields()
-        self._answers: Sequence[Any] = ()
+        self.protocols = Protocols(handler, config)
         self._class_names = ClassNames()
         self._turn = threading.RLock()  # one thread computes at a time
         self._tracer: Tracer | None = None
@@ -104,8 +94,7 @@ class Worker:
         Args:
             answers: the golden ones, which show what the model gives.
         """
-        self._fields = open_inference.fields_of(self.handler.Request)
-        self._answers = answers
+        self.protocols.open(answers)
         self._tracer = tracer
         self.pipeline.open(cache, self.handler.telemetry, recorder)
 
@@ -159,23 +148,21 @@ class Worker:
         return outcomes
 
     def _outcomes(self, requests: Sequence[Request]) -> list[Outcome]:
-        received: list[Request | open_inference.InferRows | Embed | Outcome] = [
+        received = [
             request
             if request.error is None
             and not request.wants_description
             and PROTOCOL_HEADER not in request.headers
             and ENCODING_HEADER not in request.headers
-            else self._receive(request)
+            else self.protocols.receive(request)
             for request in requests
         ]
         items: list[Request] = []
         for entry in received:
             if isinstance(entry, Request):
                 items.append(entry)
-            elif isinstance(entry, open_inference.InferRows):
+            elif not isinstance(entry, Outcome):
                 items += entry.rows
-            elif isinstance(entry, Embed):
-                items.append(entry.row)
         computed = self._compute(items)
         if any(outcome.status == 200 and outcome.cache != "hit" for outcome in computed):
             self._answered_at = time.monotonic()
@@ -183,11 +170,9 @@ class Worker:
         outcomes = [
             next(rest)
             if isinstance(entry, Request)
-            else self._fold(entry, list(islice(rest, len(entry.rows))))
-            if isinstance(entry, open_inference.InferRows)
-            else self._embedded(entry, next(rest))
-            if isinstance(entry, Embed)
             else entry
+            if isinstance(entry, Outcome)
+            else self.protocols.answer(entry, list(islice(rest, len(entry.rows))))
             for entry in received
         ]
         for outcome in outcomes:
@@ -203,45 +188,13 @@ class Worker:
 
     def refuse(self, request: Request, error: RequestError) -> Outcome:
         """The outcome of a request whose answer the adapter cannot send."""
-        outcome = self._problem(request, error)
+        outcome = problem(error, request.request_id, self.config.model, self.config.version)
         outcome.headers = self._headers[""]
         return outcome
 
     def describe(self) -> dict[str, Any]:
         """The model, and the requests that it reads."""
-        return {
-            "model": self.config.model,
-            "version": self.config.version,
-            "handler": type(self.handler).__name__,
-            "media_types": list(self.handler.media_types),
-            "request_schema": self.handler.Request.model_json_schema(),
-            "max_request_bytes": self.config.request_bytes,
-            "open_inference": self.metadata(),
-            "device": str(self.handler.device),
-            "openai": [OPENAI_EMBEDDINGS] if self.gives_embeddings else [],
-            **self.tuned(),
-        }
-
-    def metadata(self, versions: Sequence[str] = ()) -> open_inference.ModelMetadata:
-        """The model's inputs and outputs, as clients of the Open Inference Protocol ask for them.
-
-        Args:
-            versions: that the model has; empty: this one.
-        """
-        config = self.config
-        return open_inference.describe_model(
-            config.model, versions or [config.version], self.handler.Request, self._answers
-        )
-
-    def tuned(self) -> dict[str, Any]:
-        """The chosen `batch_tokens`, and what was measured; empty for a handler that does not cut batches by length."""
-        handler, costs = self.handler, self.handler.token_costs
-        if type(handler).probe is ServingHandler.probe:
-            return {}
-        if costs is None:
-            return {"batch_tokens": handler.batch_tokens, "batch_tokens_from": "archive.yaml"}
-        times = {str(tokens): round(seconds * 1000, 3) for tokens, seconds in costs.points}
-        return {"batch_tokens": costs.budget, "batch_tokens_from": "warm-up", "micro_batch_ms": times}
+        return self.protocols.describe()
 
     def _compute(self, items: list[Request]) -> list[Outcome]:
         """One outcome for each item; rows of infer requests may be more than one batch."""
@@ -250,89 +203,6 @@ class Worker:
             return self.pipeline.answer(items)
         parts = range(0, len(items), size)
         return [outcome for begin in parts for outcome in self.pipeline.answer(items[begin : begin + size])]
-
-    def _receive(self, request: Request) -> Request | open_inference.InferRows | Embed | Outcome:
-        """The request as it is to be computed, or the outcome of one that is not."""
-        protocol = request.headers.get(PROTOCOL_HEADER)
-        error = request.error
-        try:
-            if error is None and request.wants_description:
-                return Outcome(200, to_json(self.describe()))
-            if protocol == OPEN_INFERENCE_METADATA:  # without a body, which an adapter may take for a mistake
-                return self._metadata(request)
-            config = self.config
-            if error is None and (encoding := request.headers.get(ENCODING_HEADER)) is not None:
-                request.body = decode_body(request.body, encoding, config.request_bytes)
-            if error is None and protocol == OPEN_INFERENCE:
-                return open_inference.read_infer(request, self._fields, config.batch_size, config.request_bytes)
-            if error is None and protocol == OPENAI_EMBEDDINGS:
-                return self._read_embeddings(request)
-        except RequestError as raised:
-            error = raised
-        except Exception:
-            with about([request]):
-                logger.exception(
-                    "%s %s: reading request %s failed", self.config.model, self.config.version, request.request_id
-                )
-            error = ModelFailed("The handler failed while it read the request.")
-        if error is not None and protocol == OPENAI_EMBEDDINGS:
-            return refuse_embeddings(error)
-        return request if error is None else self._problem(request, error)
-
-    @property
-    def gives_embeddings(self) -> bool:
-        """Whether it answers requests for embeddings."""
-        return type(self.handler).count_tokens is not ServingHandler.count_tokens
-
-    def _read_embeddings(self, request: Request) -> Embed:
-        if not self.gives_embeddings:
-            raise DoesNotFit(
-                f"The model {self.config.model} gives no embeddings.",
-                [{"field": "model", "message": "gives no embeddings"}],
-            )
-        check_size(request.body, self.config.request_bytes)
-        return read_embeddings(request)
-
-    def _embedded(self, embed: Embed, outcome: Outcome) -> Outcome:
-        try:
-            tokens = self.handler.count_tokens(embed.texts) if outcome.status == 200 else 0
-            answer = answer_embeddings(embed, outcome, tokens)
-            if len(answer.body) <= self.config.answer_bytes:
-                return answer
-            error: RequestError = PayloadTooLarge(
-                f"The answer has {len(answer.body)} bytes, and at most {self.config.answer_bytes} can be sent: send"
-                " fewer texts, or ask for encoding_format: base64."
-            )
-        except Exception:
-            logger.exception("%s %s: the answer has no embeddings", self.config.model, self.config.version)
-            error = ModelFailed("The model's answer cannot be written as embeddings.")
-        return refuse_embeddings(error)
-
-    def _metadata(self, request: Request) -> Outcome:
-        versions = [version for version in request.headers.get(VERSIONS_HEADER, "").split(",") if version]
-        metadata = self.metadata(versions)
-        if PROTOBUF in (request.media_type, request.headers.get("accept")):  # not every engine hands over both
-            return Outcome(200, encode_model_metadata(metadata), PROTOBUF)
-        return Outcome(200, to_json(metadata))
-
-    def _problem(self, request: Request, error: RequestError) -> Outcome:
-        return problem(error, request.request_id, self.config.model, self.config.version)
-
-    def _fold(self, infer: open_inference.InferRows, outcomes: list[Outcome]) -> Outcome:
-        model, version = self.config.model, self.config.version
-        error: RequestError
-        try:
-            outcome = open_inference.fold(infer, outcomes, model, version)
-            if len(outcome.body) <= self.config.answer_bytes:
-                return outcome
-            error = PayloadTooLarge(
-                f"The answers of {len(outcomes)} rows have {len(outcome.body)} bytes, and at most"
-                f" {self.config.answer_bytes} can be sent: send fewer rows, or ask for fewer outputs."
-            )
-        except Exception:
-            logger.exception("%s %s: the answers are no tensors", model, version)
-            error = ModelFailed("The model's answers cannot be written as tensors.")
-        return problem(error, infer.request_id, model, version)
 
     def _end_process(self) -> None:
         """End this process once the answers are sent: a failed device works again only in a new one."""

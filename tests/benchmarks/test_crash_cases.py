@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.crash_tests.cases import PROMOTED, ROLLED_BACK, repeated_steps, uncounted_requests
-from tsctl.rollout.decide.events import Entry, parse_event
+from tsctl.rollout.decide.events import Entry
+from tsctl.rollout.decide.stored import parse_event
 
 
 def entries(*records: tuple[str, dict[str, Any]]) -> list[Entry]:

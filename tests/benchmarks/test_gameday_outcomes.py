@@ -14,7 +14,8 @@ from benchmarks.harness.client import Answer
 from benchmarks.targets.fleet import missing_engine
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
-from tsctl.rollout.decide.events import Entry, Tick, parse_event, to_json
+from tsctl.rollout.decide.events import Entry, Tick
+from tsctl.rollout.decide.stored import parse_event, to_json
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
 
 CHECKOUT = Path(__file__).resolve().parents[2]

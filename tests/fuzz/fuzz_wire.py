@@ -12,6 +12,7 @@ from ts.context import Context, RequestProcessor
 from ts.protocol import otf_message_handler as stock
 
 from handlers.adapters.torchserve import wire
+from handlers.adapters.torchserve.context import encode
 from handlers.adapters.torchserve.entry import read_request
 from handlers.adapters.torchserve.wire import Batch, Disconnected, Reader
 from tests.fuzz import fields
@@ -68,7 +69,7 @@ def assert_encoded(batch: Batch) -> None:
     context.request_ids = {index: item.request_id for index, item in enumerate(batch)}
     context.request_processor = [answered(index, item) for index, item in enumerate(batch)]
     bodies = [b"".join(item.fields.values()) for item in batch]
-    ours = wire.encode(bodies, context)
+    ours = encode(bodies, context)
     assert ours == bytes(
         stock.create_predict_response(bodies, context.request_ids, "Prediction success", 200, context=context)
     )

@@ -109,14 +109,14 @@ def test_the_description_allows_one_sentence_and_several(embeddings: Worker) -> 
 
 def test_batches_are_cut_by_what_was_measured_at_warm_up_unless_the_archive_has_a_budget(embeddings: Worker) -> None:
     handler, worker = embeddings.handler, embeddings.entry.worker
-    measured, tuned = handler.token_costs, worker.tuned()
+    measured, tuned = handler.token_costs, worker.protocols.tuned()
     assert (tuned["batch_tokens"], tuned["batch_tokens_from"]) == (measured.budget, "warm-up")
     assert len(tuned["micro_batch_ms"]) == len(measured.points) >= 2
     sentences = [f"{'word ' * (n % 9 * 6)}number {n}" for n in range(20)]
     cut_here = vectors(embeddings, *sentences)
     try:
         handler.token_costs, handler.batch_tokens = None, 40
-        assert worker.tuned() == {"batch_tokens": 40, "batch_tokens_from": "archive.yaml"}
+        assert worker.protocols.tuned() == {"batch_tokens": 40, "batch_tokens_from": "archive.yaml"}
         for mine, other in zip(vectors(embeddings, *sentences), cut_here, strict=True):
             assert mine == pytest.approx(other, abs=1e-5), "however batches are cut, answers are the same"
     finally:

@@ -64,7 +64,7 @@ def xgboost_file(path: Path, objective: str, target: np.ndarray, **parameters: A
 
 def test_names_and_categories_come_from_the_model_and_gaps_are_allowed(diabetes: Worker) -> None:
     patient = json.loads((diabetes.folder / "samples" / "patient.json").read_bytes())
-    inputs = {each["name"]: each["datatype"] for each in diabetes.entry.worker.metadata()["inputs"]}
+    inputs = {each["name"]: each["datatype"] for each in diabetes.entry.worker.protocols.metadata()["inputs"]}
     assert list(inputs) == list(patient)
     assert (inputs["sex"], inputs["bmi"]) == ("BYTES", "FP64")
     wrong, text, right, gap = post(

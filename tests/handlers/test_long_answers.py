@@ -12,7 +12,7 @@ import torch
 
 from handlers.adapters.torchserve import wire
 from handlers.adapters.torchserve.context import DEFAULT_LONGEST_ANSWER, with_context_calls
-from handlers.adapters.torchserve.entry import unsendable
+from handlers.adapters.torchserve.long_answers import unsendable
 from handlers.base import ServingHandler
 from handlers.contract import ANSWER_LIMIT_VARIABLE, OPEN_INFERENCE, PROTOCOL_HEADER
 from handlers.errors import DoesNotFit, LoadError, RequestError

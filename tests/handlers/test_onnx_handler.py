@@ -116,7 +116,7 @@ def test_files_that_do_not_fit_are_refused(wine: Worker, body: bytes, status: in
 
 
 def test_clients_of_the_open_inference_protocol_see_the_models_own_inputs(wine: Worker) -> None:
-    metadata = wine.entry.worker.metadata()
+    metadata = wine.entry.worker.protocols.metadata()
     assert metadata["inputs"] == [{"name": "properties", "datatype": "FP64", "shape": [-1, 13]}]
     assert [output["name"] for output in metadata["outputs"]] == ["label", "probabilities"]
 

@@ -103,7 +103,7 @@ def untuned(description: Reply, of: worker.Worker) -> dict[str, Any]:
     """The description without what the worker measured at warm-up."""
     content: dict[str, Any] = description.json()
     assert description.status == 200
-    assert {name: content.pop(name) for name in of.tuned()} == of.tuned()
+    assert {name: content.pop(name) for name in of.protocols.tuned()} == of.protocols.tuned()
     return content
 
 
@@ -128,7 +128,7 @@ def test_a_second_adapter_answers_as_the_first(archive: str, tmp_path: Path, req
             expected.media_type,
         )
         if (
-            reply.status == 200 and second.worker.tuned()
+            reply.status == 200 and second.worker.protocols.tuned()
         ):  # each cuts micro-batches as it measured, which moves last digits
             assert difference(reply.json(), expected.json(), second.worker.config.tolerance) is None, name
         else:

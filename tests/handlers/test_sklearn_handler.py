@@ -64,7 +64,7 @@ def test_names_and_classes_come_from_the_model(iris: Worker) -> None:
     assert reply.json()["label"] == "virginica"
     assert sum(reply.json()["probabilities"]) == pytest.approx(1)
     assert reply.headers["x-prediction-class"] == "virginica"
-    assert [each["name"] for each in iris.entry.worker.metadata()["inputs"]] == list(FLOWER)
+    assert [each["name"] for each in iris.entry.worker.protocols.metadata()["inputs"]] == list(FLOWER)
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {

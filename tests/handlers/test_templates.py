@@ -7,9 +7,13 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import pandas
 import pytest
 from rich.console import Console
-from sklearn.linear_model import LinearRegression
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from tsctl.archive.build import build_version, read_archive_folders
 from tsctl.archive.store import find_archive
@@ -53,6 +57,19 @@ def test_a_pickle_that_exists_is_trusted_by_its_digest_and_answers(tmp_path: Pat
     assert golden == {"one.json": {"value": pytest.approx(6.0, abs=1e-4)}}
     checks = verify(current(project.root, "sum"), trust_of=stated_trust(project)).checks
     assert [check for check in checks if check.outcome == "fail"] == []
+
+
+def test_a_table_with_a_column_of_texts_is_served_by_what_its_sample_says(tmp_path: Path) -> None:
+    table = pandas.DataFrame({"plan": ["basic", "basic", "gold", "gold"], "age": [20.0, 30.0, 40.0, 50.0]})
+    encoder = ColumnTransformer([("plan", OneHotEncoder(), ["plan"])], remainder="passthrough")
+    model = make_pipeline(encoder, LogisticRegression()).fit(table, ["stays", "leaves", "stays", "leaves"])
+    joblib.dump(model, tmp_path / "churn.joblib")
+    sample = tmp_path / "one.json"
+    sample.write_text('{"plan": "gold", "age": 44}')
+    project = Project(tmp_path / "project")
+    begin_from(project.root, tmp_path / "churn.joblib", None, [sample], QUIET)
+    golden = json.loads((project.archives / "churn" / "golden" / "1.0.json").read_text())
+    assert golden["one.json"]["label"] in ("stays", "leaves")
 
 
 def test_a_stock_archive_that_exists_gets_golden_answers_of_its_samples(tmp_path: Path) -> None:

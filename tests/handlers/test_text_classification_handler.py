@@ -78,7 +78,7 @@ def test_labels_are_classes_and_mistakes_are_named(requests: Worker) -> None:
 
 
 def test_batches_are_cut_by_what_was_measured_at_warm_up(requests: Worker) -> None:
-    assert requests.entry.worker.tuned()["batch_tokens_from"] == "warm-up"
+    assert requests.entry.worker.protocols.tuned()["batch_tokens_from"] == "warm-up"
 
 
 def test_several_labels_and_the_likeliest(changed: Callable[..., Worker]) -> None:

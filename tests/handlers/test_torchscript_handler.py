@@ -71,7 +71,7 @@ def voices(unpack_example: Callable[[str], Path]) -> Worker:
 
 
 def test_an_exported_program_says_what_it_takes(digits_program: Worker) -> None:
-    metadata = digits_program.entry.worker.metadata()
+    metadata = digits_program.entry.worker.protocols.metadata()
     assert metadata["inputs"] == [{"name": "pixels", "datatype": "FP64", "shape": [-1, 8, 8]}]
     body = (digits_program.folder / "samples" / "digit-3.npy").read_bytes()
     reply = digits_program.ask_one(body, "application/x-npy")

@@ -15,6 +15,7 @@ from ts.context import Context, RequestProcessor
 from ts.protocol import otf_message_handler as stock
 
 from handlers.adapters.torchserve import wire
+from handlers.adapters.torchserve.context import encode
 from handlers.adapters.torchserve.wire import Disconnected, Reader
 from tests.support.messages import Connection, decoded, message, stock_decoded
 
@@ -149,4 +150,4 @@ def test_any_response_has_the_bytes_of_torchserves_own(answers: list[Any]) -> No
     context.request_processor = processors
     bodies = [answer[1] for answer in answers]
     expected = stock.create_predict_response(bodies, context.request_ids, "Prediction success", 200, context=context)
-    assert wire.encode(bodies, context) == bytes(expected)
+    assert encode(bodies, context) == bytes(expected)

@@ -22,7 +22,8 @@ from tsctl.config.project import Project
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import open_gateway
 from tsctl.rollout.decide.events import Ended, Outcome
-from tsctl.rollout.run.journal import Journal, folder
+from tsctl.rollout.run.journal import Journal
+from tsctl.rollout.run.journal_files import folder
 
 NODES = ("local", "b")
 #: 3.0 loads for two seconds, and fails to while a file exists; 9.0 is registered by hand.

@@ -34,10 +34,13 @@ from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.state import open_gateway, traffic_in_force
-from tsctl.rollout.decide.events import Command, CommandReceived, Effect, Outcome
+from tsctl.rollout.decide.events import Effect, Outcome
+from tsctl.rollout.decide.interventions import Command, CommandReceived
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.run.begin import is_running, started
-from tsctl.rollout.run.journal import journals
+from tsctl.rollout.decide.stored import to_json
+from tsctl.rollout.run.begin import started
+from tsctl.rollout.run.hold import is_running
+from tsctl.rollout.run.journal_files import journals
 
 PROMOTED, ROLLED_BACK, UNDECIDED, REJECTED = 0, 10, 11, 13
 #: What is right of a canary that was never asked by a client.
@@ -163,7 +166,7 @@ def test_a_good_canary_is_promoted_under_load_and_can_be_rolled_back(front: Fron
         site.run("rollout", "rollback", "tiny", status=ROLLED_BACK)
         assert (weights(front), defaults(front)) == ({"2.0": TOTAL}, {"2.0"})
     assert load.failed == []
-    assert [entry.content["index"] for entry in entries(front) if entry.kind == "step"] == [0, 1, 2]
+    assert [to_json(entry.event)["index"] for entry in entries(front) if entry.kind == "step"] == [0, 1, 2]
     report = newest(front).with_suffix(".html")
     assert f"report: {report.relative_to(site.root)}" in ended.out.splitlines()
     assert "rolled back" in report.read_text()

@@ -31,7 +31,7 @@ from tsctl.gateway.headers import DEADLINE_HEADER
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.evidence.answers import Answer
 from tsctl.rollout.evidence.counts import EvidenceQuery, client_shares, counter_values
-from tsctl.rollout.evidence.reader import EnvoyCounters, PrometheusServer
+from tsctl.rollout.evidence.source import EnvoyCounters, PrometheusServer
 
 PROMOTED, ROLLED_BACK = 0, 10
 

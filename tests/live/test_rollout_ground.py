@@ -23,7 +23,8 @@ from tests.support.sites import until
 from tsctl.archive.store import find_archive
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.events import Command, CommandReceived, Effect, Outcome
+from tsctl.rollout.decide.events import Effect, Outcome
+from tsctl.rollout.decide.interventions import Command, CommandReceived
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.begin import started
 from tsctl.rollout.run.health import GONE_S, LiveHealth

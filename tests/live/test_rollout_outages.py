@@ -16,6 +16,7 @@ from tests.support.releases import PACE, asking, entries, held_while, is_held, r
 from tests.support.sites import until
 from tsctl.config.weights import TOTAL
 from tsctl.nodes.engines import open_nodes
+from tsctl.rollout.decide.stored import to_json
 
 
 @pytest.fixture(scope="module")
@@ -54,4 +55,4 @@ def test_a_gateway_and_a_node_that_are_killed_are_waited_for(front: Front) -> No
     assert weights(front) == {"2.0": TOTAL}
     assert state_of(front).evidence.set_aside > 20, "requests that no node could answer"
     assert served(front) == {"local": {"1.0": 1, "2.0": 1}, "b": {"1.0": 1, "2.0": 1}}
-    assert [entry.content["index"] for entry in entries(front) if entry.kind == "step"] == [0, 1, 2]
+    assert [to_json(entry.event)["index"] for entry in entries(front) if entry.kind == "step"] == [0, 1, 2]

@@ -6,6 +6,7 @@ README's section "In your own repository" is typed into an empty folder, and a t
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,12 +64,19 @@ def programs(wheel: Path) -> Path:
 
 def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    core = {f"tsctl/bundled/{path}" for path in tracked_files() if path.parts[0] == "handlers"}
+    core = {f"tsctl/bundled/{path}" for path in tracked_files() if path.parts[0] in ("handlers", "docs")}
     assert names == {str(path) for path in tracked_files() if path.parts[0] == "tsctl"} | core
 
 
 def test_the_command_line_answers(programs: Path, tmp_path: Path) -> None:
     assert "Usage: tsctl" in run(tmp_path, programs / "tsctl", "--help")
+
+
+def test_the_pages_to_which_the_readme_links_are_there(programs: Path, tmp_path: Path) -> None:
+    docs = Path(run(tmp_path, programs / "tsctl", "path", "docs").strip())
+    linked = set(re.findall(r"\]\(docs/([^)#]+)", README))
+    assert len(linked) > 20
+    assert sorted(name for name in linked if not (docs / name).exists()) == []
 
 
 def test_every_module_of_tsctl_finds_what_it_imports(programs: Path, tmp_path: Path) -> None:

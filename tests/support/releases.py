@@ -18,7 +18,7 @@ from tsctl.gateway.state import traffic_in_force
 from tsctl.nodes.engines import open_nodes
 from tsctl.rollout.decide.events import Entry
 from tsctl.rollout.decide.state import State, fold
-from tsctl.rollout.run.journal import journals
+from tsctl.rollout.run.journal_files import journals
 from tsctl.rollout.run.journal_lines import read
 
 #: Two clients keep a worker busy half of the time, and no release waits for one that has no time.

@@ -13,9 +13,10 @@ from typing import Any
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import TsctlError
-from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone, PairsCompared
+from tsctl.rollout.decide.events import Cursor, Effect, EffectDone
+from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.decide.labels import NO_LABELS, LabelCounts
-from tsctl.rollout.decide.shadow import FloorCounts, PairCounts
+from tsctl.rollout.decide.shadow import FloorCounts, PairCounts, PairsCompared
 from tsctl.rollout.decide.state import SHADOW_CURSOR, State
 from tsctl.rollout.decide.windows import OutcomeCounts, Thresholds, Window
 from tsctl.rollout.evidence.pairs import READ_S

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from handlers.contract import Tolerance
-from tsctl.compare.answers import agreement, first_difference
+from tsctl.compare.answers import agreement
 from tsctl.compare.contender import Endpoint, endpoint_of
 from tsctl.compare.load.client import is_whole, status_inside
 from tsctl.compare.recorded import (
@@ -23,6 +24,7 @@ from tsctl.compare.recorded import (
 from tsctl.compare.run import reason, require_answered, rotated
 from tsctl.errors import NodeError, SpecError
 from tsctl.nodes.observed import Reply
+from tsctl.shadow.comparators import Json
 from tsctl.shadow.disagreement import Repeat
 from tsctl.shadow.summaries import CompareOptions, SummaryComparator
 
@@ -146,6 +148,12 @@ def test_the_models_own_status_is_read_from_tritons_envelope(inner: bytes, found
 
 def ok(value: object) -> Reply:
     return Reply(200, json.dumps(value).encode())
+
+
+def first_difference(
+    names: Sequence[str], expected: Sequence[Reply], replies: Sequence[Reply], within: Tolerance
+) -> str:
+    return agreement(names, expected, replies, replies, replies, Json(within)).first
 
 
 @pytest.mark.parametrize(

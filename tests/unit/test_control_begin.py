@@ -27,12 +27,15 @@ from tsctl.gateway.shared.control import SharedGateways
 from tsctl.gateway.shared.generation import Generation
 from tsctl.gateway.state import Gateway, changing, open_gateway
 from tsctl.gateway.traffic import only
-from tsctl.rollout.decide.events import Command, Started, Waiting
-from tsctl.rollout.run.begin import is_running, resumed
+from tsctl.rollout.decide.events import Started, Waiting
+from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.run.commands import send
 from tsctl.rollout.run.effects import LiveEffects
-from tsctl.rollout.run.journal import Journal, folder, journals, unfinished
+from tsctl.rollout.run.hold import is_running
+from tsctl.rollout.run.journal import Journal
+from tsctl.rollout.run.journal_files import folder, journals, unfinished
 from tsctl.rollout.run.journal_lines import read
+from tsctl.rollout.run.resume import resumed
 
 ID = "20261125T093000Z-2.0"
 

@@ -18,8 +18,10 @@ from tsctl.control.lease import Holder, TakenOver
 from tsctl.control.open import open_place
 from tsctl.control.place import PlaceUnreachable, PlaceUnusable, numbered
 from tsctl.errors import ConflictError, SpecError
-from tsctl.rollout.decide.events import Command, Entry, Event, Outcome, Started
+from tsctl.rollout.decide.events import Entry, Event, Outcome, Started
+from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.decide.stored import to_json
 from tsctl.rollout.run.interfaces import may_succeed_later
 from tsctl.rollout.run.journal import Journal
 from tsctl.rollout.run.journal_lines import DamagedJournal, LaterJournal, read
@@ -125,7 +127,7 @@ def test_killed_anywhere_it_goes_on_from_another_machine(tmp_path: Path, errors:
         state = to_the_end(second.runner())
         assert state.outcome is wanted.outcome, points[number]
         entries = second.shared.read(MODEL, ID)
-        steps = [entry.content["index"] for entry in entries if entry.kind == "step"]
+        steps = [to_json(entry.event)["index"] for entry in entries if entry.kind == "step"]
         assert steps == sorted(set(steps)), points[number]
         assert total(first.site) == state.evidence.canary.requests + unread(first.site, state), points[number]
         assert read(second.path) == entries, points[number]

@@ -12,7 +12,7 @@ import pytest
 
 from tsctl.config.nodes import TorchServeSpec
 from tsctl.nodes.torchserve.client import ManagementClient
-from tsctl.rollout.evidence.reader import PrometheusServer
+from tsctl.rollout.evidence.source import PrometheusServer
 
 Received = list[tuple[str, str, str | None]]
 

@@ -19,9 +19,11 @@ from tsctl.rollout.decide.evidence import LEAST_COMPUTED, Evidence, no_evidence
 from tsctl.rollout.decide.judge import Verdict, judge
 from tsctl.rollout.decide.state import fold
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
-from tsctl.rollout.evidence.answers import computed_ms, is_slow
-from tsctl.rollout.evidence.counts import EvidenceQuery, counter_values, durations_of, windows_since
-from tsctl.rollout.evidence.reader import RATE_S, LiveEvidence, Measured
+from tsctl.rollout.evidence.counts import EvidenceQuery, counter_values, windows_since
+from tsctl.rollout.evidence.log_answers import computed_ms, is_slow
+from tsctl.rollout.evidence.rate import RATE_S, Measured
+from tsctl.rollout.evidence.reader import LiveEvidence
+from tsctl.rollout.evidence.totals import durations_of
 from tsctl.statistics.sequential import RatioProcess
 
 POLICY = RolloutPolicy(max_error_rate=0.2)

@@ -28,7 +28,8 @@ from tsctl.rollout.cluster.effects import ClusterEffects
 from tsctl.rollout.cluster.evidence import PodPrometheus, WorkerEvidence
 from tsctl.rollout.cluster.health import ClusterHealth
 from tsctl.rollout.cluster.worker_counts import PodSample, durations_of, values_of, window_since
-from tsctl.rollout.decide.events import Command, Effect, EffectDone, Outcome, Started, Waiting
+from tsctl.rollout.decide.events import Effect, EffectDone, Outcome, Started, Waiting
+from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.golden import Golden
 from tsctl.rollout.run.journal import Journal

@@ -8,9 +8,9 @@ from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.state import open_gateway
 from tsctl.host.person import person
-from tsctl.rollout.decide.events import Command
+from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.run.commands import LiveOperator, send
-from tsctl.rollout.run.journal import folder
+from tsctl.rollout.run.journal_files import folder
 from tsctl.rollout.run.live_gateway import LiveGateway
 
 

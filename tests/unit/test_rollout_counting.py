@@ -17,21 +17,11 @@ from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample, parse_page, sho
 from tsctl.rollout.decide.events import Entry
 from tsctl.rollout.decide.state import fold
 from tsctl.rollout.decide.windows import OutcomeCounts, Thresholds, Window
-from tsctl.rollout.evidence.counts import (
-    SLOW,
-    EvidenceQuery,
-    classes_of,
-    counter_values,
-    cursor_of,
-    durations_of,
-    is_of,
-    requests_of,
-    slow_threshold_ms,
-    together,
-    windows_of_all,
-    windows_since,
-)
-from tsctl.rollout.evidence.reader import LiveEvidence, samples_of
+from tsctl.rollout.evidence.counts import SLOW, EvidenceQuery, counter_values, windows_since
+from tsctl.rollout.evidence.reader import LiveEvidence
+from tsctl.rollout.evidence.several import cursor_of, is_of, together, windows_of_all
+from tsctl.rollout.evidence.source import samples_of
+from tsctl.rollout.evidence.totals import classes_of, durations_of, requests_of, slow_threshold_ms
 
 QUERY = EvidenceQuery("m", "1.0", "2.0", slow_ms=21)
 PAGE = f"""# TYPE {REQUESTS} counter

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.unit.rollout_journals import (
     BEGIN,
     EVERY,
+    POLICY,
     Writer,
     aborted,
     failed_to_load,
@@ -26,8 +27,9 @@ from tests.unit.rollout_journals import (
     with_outage,
 )
 from tsctl.rollout.decide.events import VerdictReached
-from tsctl.rollout.decide.judge import MOST_REQUESTS
+from tsctl.rollout.decide.judge import MOST_REQUESTS, requests_needed
 from tsctl.rollout.decide.state import after, fold
+from tsctl.rollout.decide.windows import NOTHING
 from tsctl.rollout.run.journal_lines import read
 from tsctl.views.rollout.follow import as_json, snapshot
 from tsctl.views.rollout.narrative import Narrator, story
@@ -72,6 +74,29 @@ def test_a_promotion_says_how_to_go_back(tmp_path: Path) -> None:
     assert text.count("no signal counts against it") == 3
     assert "ann@desk started the rollout of digits 2.0 against 1.0 on local, far: steps of 10%, 50%, 100%" in text
     assert "digits 2.0 was promoted" in text and "tsctl rollout rollback digits" in text
+
+
+def test_a_step_says_what_it_needs_to_pass(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    writer.prepare()
+    writer.begin(0)
+    text = text_of(writer)
+    assert "began: 10% of the requests; it needs 50 canary requests or more, and 4 s; answers of 25 ms" in text
+    policy = POLICY.model_copy(update={"max_error_rate": 0.01})
+    strict = Writer(tmp_path / "strict", policy)
+    strict.prepare()
+    strict.begin(0)
+    needed = requests_needed(policy, NOTHING, 0)
+    assert needed > 500, "until the error rate is known to be so low"
+    assert f"it needs {needed:,} canary requests or more" in text_of(strict)
+
+
+def test_a_step_that_a_person_promoted_needs_nothing(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    writer.prepare()
+    writer.tell("asked", what="promote", by="ann@desk")
+    writer.begin(2)
+    assert "began: 100% of the requests; answers of 25 ms" in text_of(writer)
 
 
 def test_what_people_asked_for_is_told_with_their_names(tmp_path: Path) -> None:

@@ -16,19 +16,12 @@ import pytest
 from tests.unit.rollout_journals import POLICY, started
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError, ConflictError
-from tsctl.rollout.decide.events import (
-    Ended,
-    LaterEvent,
-    Outcome,
-    PolicyChanged,
-    Reopened,
-    StepBegan,
-    Tick,
-    Unknown,
-    parse_event,
-)
+from tsctl.rollout.decide.events import Ended, Outcome, StepBegan, Tick
+from tsctl.rollout.decide.interventions import PolicyChanged, Reopened
 from tsctl.rollout.decide.state import fold
-from tsctl.rollout.run.journal import Journal, folder, journals, new_id, new_path, require_none, unfinished
+from tsctl.rollout.decide.stored import LaterEvent, Unknown, parse_event, to_json
+from tsctl.rollout.run.journal import Journal
+from tsctl.rollout.run.journal_files import folder, journals, new_id, new_path, require_none, unfinished
 from tsctl.rollout.run.journal_lines import FORMAT, DamagedJournal, LaterJournal, read
 from tsctl.views.rollout.narrative import story
 
@@ -273,7 +266,7 @@ def test_a_journal_without_a_format_number_is_read(path: Path) -> None:
     assert len(entries) == len(lines) > 0
     for entry, line in zip(entries, lines, strict=True):
         line.get("policy", {}).pop("shadow_floor", None)  # a setting that had no use, and is gone
-        stored = {"seq": entry.seq, "at": entry.at, "kind": entry.kind, **entry.content}
+        stored = {"seq": entry.seq, "at": entry.at, "kind": entry.kind, **to_json(entry.event)}
         assert {key: value for key, value in stored.items() if key in line} == line
         assert not [value for key, value in stored.items() if key not in line and value]
     assert story(entries).told[-1].kind == lines[-1]["kind"] or fold(entries).outcome is None

@@ -22,17 +22,20 @@ from tsctl.gateway.traffic import Traffic, only
 from tsctl.host.files import write_document
 from tsctl.nodes.observed import ObservedVersion
 from tsctl.rollout.decide.actions import next_action
-from tsctl.rollout.decide.events import Command, Effect, EffectDone, Started, StepBegan
+from tsctl.rollout.decide.events import Effect, EffectDone, Started, StepBegan
+from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.decide.state import State, fold
-from tsctl.rollout.evidence.reader import LiveEvidence, PrometheusServer
-from tsctl.rollout.run.begin import resumed
+from tsctl.rollout.evidence.reader import LiveEvidence
+from tsctl.rollout.evidence.source import PrometheusServer
 from tsctl.rollout.run.commands import LiveOperator
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.health import GONE_S, LiveHealth, grace, is_as_decided
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
-from tsctl.rollout.run.journal import Journal, folder, journals
+from tsctl.rollout.run.journal import Journal
+from tsctl.rollout.run.journal_files import folder, journals
 from tsctl.rollout.run.live_gateway import LiveGateway
 from tsctl.rollout.run.preconditions import require_no_weights
+from tsctl.rollout.run.resume import resumed
 
 DEPLOYMENT = """\
 nodes: {local: {}}

@@ -37,7 +37,8 @@ def test_the_model_s_own_policy_comes_before_the_deployment_s(tmp_path: Path) ->
     ("{alpha: 0}", "greater than 0"),
     ("{max_error_rate: 1}", "less than 1"),
     ("{hold_s: 60, max_hold_s: 10}", "max_hold_s must be at least hold_s, 60"),
-    ("{hold_s: 3}", "settle_s must be less than hold_s, 3"),
+    ("{hold_s: 3, settle_s: 4}", "settle_s is 4 and must be less than hold_s, 3"),
+    ("{hold_s: 30, settle_s: 30}", "settle_s is 30 and must be less than hold_s, 30"),
     ("{signals: [errors, errors]}", "must not name one twice"),
     ("{signals: [latency]}", "should be 'errors', 'refused', 'slow', 'mix', 'labels', 'tokens', 'finish' or 'length'"),
     ("{at_max_hold: promote}", "should be 'hold' or 'rollback'"),
@@ -49,6 +50,22 @@ def test_what_cannot_be_is_told(tmp_path: Path, policy: str, reason: str) -> Non
         read(tmp_path, f"rollout: {policy}")
     assert "deployment.yaml: rollout" in caught.value.message
     assert reason in caught.value.message
+
+
+@pytest.mark.parametrize(("policy", "settle_s"), [
+    ("{}", 5),
+    ("{hold_s: 300}", 5),
+    ("{hold_s: 5.5}", 5),
+    ("{hold_s: 5}", 2.5),
+    ("{hold_s: 3}", 1.5),
+    ("{hold_s: 0}", 0),
+    ("{hold_s: 3, settle_s: 0}", 0),
+    ("{hold_s: 3, signals: [errors]}", 5),  # judges no time
+])  # fmt: skip
+def test_a_short_hold_time_needs_no_settle_s_beside_it(tmp_path: Path, policy: str, settle_s: float) -> None:
+    read_policy = read(tmp_path, f"rollout: {policy}")
+    assert read_policy.settle_s == settle_s
+    assert RolloutPolicy.model_validate(read_policy.model_dump(mode="json")) == read_policy
 
 
 @pytest.mark.parametrize(("weights", "reason"), [

@@ -22,14 +22,17 @@ from tsctl.control.place import PlaceUnusable
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.rollout.decide.actions import next_action
-from tsctl.rollout.decide.events import Command, CommandReceived, Ended, Entry, Event, Outcome, Reopened, Started, Tick
+from tsctl.rollout.decide.events import Ended, Entry, Event, Outcome, Started, Tick
+from tsctl.rollout.decide.interventions import Command, CommandReceived, Reopened
 from tsctl.rollout.decide.judge import AVERAGE, Verdict
 from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.decide.stored import to_json
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.run.health import GONE_S
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 from tsctl.rollout.run.journal import Journal
-from tsctl.rollout.run.runner import READY_S, RECOVERY_S, Runner
+from tsctl.rollout.run.node_trouble import RECOVERY_S
+from tsctl.rollout.run.runner import READY_S, Runner
 from tsctl.views.rollout.narrative import story
 from tsctl.views.rollout.outlook import deployment_hints
 
@@ -137,7 +140,7 @@ def test_a_canary_that_fails_goes_back_and_stays_registered(tmp_path: Path) -> N
     assert "2.0" in site.registered
     assert site.default == "1.0"
     verdict = next(entry for entry in Journal(path).entries if entry.kind == "verdict")
-    assert verdict.content["judgement"]["log_e"] > 4.6
+    assert to_json(verdict.event)["judgement"]["log_e"] > 4.6
 
 
 @pytest.mark.parametrize("what", ["verify", "register", "prove"])
@@ -367,8 +370,8 @@ def test_a_promotion_does_not_end_by_what_is_left_to_do(tmp_path: Path, what: st
     site = FakeSite(refuses={what: error})
     path = begin(tmp_path, site)
     assert run(path, site).outcome is Outcome.PROMOTED
-    left = next(e for e in Journal(path).entries if e.kind == "done" and e.content["what"] == what)
-    assert left.content["detail"] == f"left undone: {error.message}"
+    left = next(e for e in Journal(path).entries if e.kind == "done" and to_json(e.event)["what"] == what)
+    assert to_json(left.event)["detail"] == f"left undone: {error.message}"
 
 
 @pytest.mark.parametrize(
@@ -451,7 +454,7 @@ def test_a_person_may_end_it(tmp_path: Path, command: Command, outcome: Outcome,
     assert weights(site)[-1] == end["2.0"]
     assert 5000 not in weights(site)
     entries = Journal(path).entries
-    assert [entry.content["by"] for entry in entries if entry.kind == "asked"] == ["me"]
+    assert [to_json(entry.event)["by"] for entry in entries if entry.kind == "asked"] == ["me"]
     last = entries[-1].event
     assert isinstance(last, Ended) and last.judgement is not None and state.judgement == last.judgement
     assert all(e.event.log_e is not None and AVERAGE in e.event.log_e for e in entries if isinstance(e.event, Tick))
@@ -716,7 +719,7 @@ def test_killed_anywhere_it_converges_and_repeats_no_step(tmp_path: Path, errors
         site.sleep(7)  # nobody watches, and requests go on
         state = run(path, site)
         assert state.outcome is wanted.outcome, points[number]
-        steps = [entry.content["index"] for entry in Journal(path).entries if entry.kind == "step"]
+        steps = [to_json(entry.event)["index"] for entry in Journal(path).entries if entry.kind == "step"]
         assert steps == sorted(set(steps)), points[number]
         assert max(weights(site), default=0) <= max(POLICY.weights)
         assert _total(site) == state.evidence.canary.requests + _unread(site, state), points[number]
@@ -725,7 +728,7 @@ def test_killed_anywhere_it_converges_and_repeats_no_step(tmp_path: Path, errors
 def _goes_back(path: Path) -> bool:
     """Whether the last that the journal says is that everything goes back to stable."""
     last = Journal(path).entries[-1]
-    return last.kind == "doing" and last.content["what"] == "back"
+    return last.kind == "doing" and to_json(last.event)["what"] == "back"
 
 
 def _total(site: FakeSite) -> int:
@@ -756,7 +759,7 @@ def test_killed_again_and_again_it_converges(
     state = run(path, site)
     assert state.outcome is (Outcome.ROLLED_BACK if errors == (40, 1) else Outcome.PROMOTED)
     assert next_action(state) is None
-    steps = Counter(entry.content["index"] for entry in Journal(path).entries if entry.kind == "step")
+    steps = Counter(to_json(entry.event)["index"] for entry in Journal(path).entries if entry.kind == "step")
     assert set(steps.values()) == {1}
 
 

@@ -12,8 +12,11 @@ from tsctl.cli.rollout_views import exit_code
 from tsctl.config.archive import Records
 from tsctl.config.policy import ShadowStage
 from tsctl.errors import NodeError
-from tsctl.rollout.decide.events import Command, Effect, Outcome, PairsCompared
+from tsctl.rollout.decide.events import Effect, Outcome
+from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.decide.judge import Verdict
+from tsctl.rollout.decide.shadow import PairsCompared
+from tsctl.rollout.decide.stored import to_json
 from tsctl.rollout.forecast.shadow import forecast_stage
 from tsctl.rollout.run.journal import Journal
 from tsctl.rollout.run.journal_lines import read
@@ -182,8 +185,8 @@ def test_journals_keep_the_counts_of_each_reading(tmp_path: Path) -> None:
     run(path, site)
     assert "pairs" in kinds(path)
     entry = next(entry for entry in Journal(path).entries if entry.kind == "pairs")
-    assert entry.content["counts"]["floors"]["ALONE"]["same"] == entry.content["counts"]["pairs"]
-    assert entry.content["examples"] == ["id-1"]
+    assert to_json(entry.event)["counts"]["floors"]["ALONE"]["same"] == to_json(entry.event)["counts"]["pairs"]
+    assert to_json(entry.event)["examples"] == ["id-1"]
 
 
 def test_the_plan_says_how_many_pairs_the_stage_needs() -> None:

@@ -15,15 +15,18 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.access_log import LEAST_TOKENS
 from tsctl.gateway.counters import Sample
-from tsctl.rollout.decide.events import Entry, SlowThresholdSet, StepBegan, Tick, parse_event, to_json
+from tsctl.rollout.decide.events import Entry, SlowThresholdSet, StepBegan, Tick
 from tsctl.rollout.decide.evidence import LEAST_TEXTS, LENGTHS, Evidence, no_evidence
-from tsctl.rollout.decide.judge import Verdict, judge, length_text
+from tsctl.rollout.decide.judge import Verdict, judge
+from tsctl.rollout.decide.readings import length_text
 from tsctl.rollout.decide.state import State, evidence_after, fold
+from tsctl.rollout.decide.stored import parse_event, to_json
 from tsctl.rollout.decide.windows import OutcomeCounts, Thresholds, Window
-from tsctl.rollout.evidence.answers import length_class
-from tsctl.rollout.evidence.counts import LEAST_ANSWERS, EvidenceQuery
+from tsctl.rollout.evidence.counts import EvidenceQuery
 from tsctl.rollout.evidence.log import RequestLog
+from tsctl.rollout.evidence.log_answers import length_class
 from tsctl.rollout.evidence.reader import LiveEvidence
+from tsctl.rollout.evidence.totals import LEAST_ANSWERS
 from tsctl.rollout.forecast.forecast import RecentTraffic, forecast_rollout
 from tsctl.views.rollout.forecast import texts_table
 from tsctl.views.rollout.gaps import gaps
@@ -121,7 +124,7 @@ def test_a_user_of_a_sticky_route_counts_once_for_each_kind_of_event(log: Path) 
     evidence = no_evidence(POLICY, (), is_text=True).seen(window)
     of_ann = evidence.clients["ann"].compared
     assert of_ann is not None
-    assert of_ann.finish["stop"].logs
+    assert of_ann.distribution("finish")["stop"].logs
 
 
 def test_the_classes_of_lengths_have_no_gap() -> None:
@@ -264,7 +267,7 @@ def test_while_the_canary_is_the_busier_one_its_times_are_not_judged() -> None:
 def test_errors_count_at_once_and_of_a_model_of_another_kind_nothing_is_a_text() -> None:
     assert after(both(counts(5), counts(5, errors=5))).logs["errors"] > 4
     other = no_evidence(POLICY, ("cat",)).seen(both(counts(500), counts(100, tokens=9)))
-    assert (other.logs["length"], other.logs["finish"], other.compared.length) == (0, 0, {})
+    assert (other.logs["length"], other.logs["finish"], other.compared.processes["length"]) == (0, 0, {})
 
 
 # ---- views -----------------------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def test_the_script_for_ci_can_be_run_and_its_models_too(tmp_path: Path) -> None
     assert not (tmp_path / "Makefile").stat().st_mode & stat.S_IXUSR
 
 
-@pytest.mark.parametrize("name", ["constraints", "config.properties", "log4j2.xml", "handlers"])
+@pytest.mark.parametrize("name", ["constraints", "config.properties", "log4j2.xml", "handlers", "docs"])
 def test_the_package_says_where_its_files_are(name: str) -> None:
     ended = run_command(("path", name), Path.cwd(), dict(os.environ), 60)
     assert ended.out.strip() == str(carried(name)) and carried(name).exists()

@@ -15,7 +15,7 @@ import yaml
 from tsctl import CORE
 from tsctl.config.archive import read_archive_spec
 from tsctl.errors import SpecError
-from tsctl.scaffold.adopt import adopted_files, inputs_of, name_of
+from tsctl.scaffold.adopt import adopted_files, columns_of, inputs_of, name_of
 from tsctl.scaffold.files import write_files
 from tsctl.scaffold.kinds import ARCHITECTURES, ARCHIVE, TABLE, Kind, Look, kind_of, read_look
 
@@ -192,6 +192,34 @@ def test_a_sample_is_asked_for_where_none_can_be_made(tmp_path: Path) -> None:
         with pytest.raises(SpecError, match=message):
             write(tmp_path, source, kind, tmp_path / name)
     assert not (tmp_path / "project").exists()
+
+
+COLUMNS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "numbers": (['{"age": 41, "income": 2.5}'], {}),
+    "a column of texts": (['{"age": 41, "plan": "basic", "city": "Bonn"}'], {"texts": ["plan", "city"]}),
+    "a text in the second sample, a gap in the first": (
+        ['{"age": 41, "plan": null}', '{"age": 30, "plan": "basic"}'], {"texts": ["plan"], "missing": True}
+    ),
+    "a vectorizer": (['{"text": "Where is my parcel?"}'], {"input": "text"}),
+    "a table with a column called text": (['{"text": "late", "age": 3}'], {"texts": ["text"]}),
+    "columns without names": (['{"features": [1, 2, 3]}'], {}),
+    "no JSON": (["age,plan"], {}),
+    "a list": (["[1, 2]"], {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("samples", "settings"), COLUMNS.values(), ids=COLUMNS)
+def test_columns_of_texts_and_gaps_are_read_off_the_samples(
+    tmp_path: Path, samples: list[str], settings: dict[str, Any]
+) -> None:
+    paths = [tmp_path / f"{number}.json" for number in range(len(samples))]
+    for path, text in zip(paths, samples, strict=True):
+        path.write_text(text)
+    assert columns_of(paths) == settings
+    source = tmp_path / "churn.joblib"
+    source.write_bytes(PICKLE)
+    spec = read_archive_spec(write(tmp_path, source, kind_of(read_look(source)), *paths) / "archive.yaml")
+    assert spec.serving("1.0").settings == settings
 
 
 def test_weights_come_with_the_file_of_their_network(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from tsctl.nodes.observed import ObservedModel, ObservedNode, ObservedVersion
 from tsctl.nodes.torchserve.client import ManagementClient, VersionState, Worker
 from tsctl.nodes.torchserve.engine import open_node
 from tsctl.rollout.decide.events import Ended, Outcome
-from tsctl.rollout.run.journal import Journal, folder
+from tsctl.rollout.run.journal import Journal
+from tsctl.rollout.run.journal_files import folder
 from tsctl.views.plan import effects
 
 OLD, NEW = (store_name("digits", "2.0", digit * 12) for digit in "ab")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tsctl.archive.container import open_archive
-from tsctl.archive.inspect import Facts, read_facts
+from tsctl.archive.inspect import Facts, facts_of
 from tsctl.archive.store import find_archive
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
@@ -23,5 +22,4 @@ def comparator_in_store(project: Project, model: str, version: str) -> SummaryCo
         archive = find_archive(project, model, version)
     except ArchiveError:
         return SummaryComparator()
-    with open_archive(archive.path) as content:
-        return comparator_of(read_facts(content))
+    return comparator_of(facts_of(archive.path))

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tsctl.archive.build import sound_archive_folders
-from tsctl.archive.container import open_archive
 from tsctl.archive.golden import write_answers
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.known import Sample, difference_of, golden_file, known, name_of, value_of
 from tsctl.archive.store import StoredArchive
 from tsctl.archive.trial import ItemRequest, run_probe
@@ -43,12 +42,11 @@ def record_golden(project: Project, archive: StoredArchive, ask: Ask) -> list[st
             f"{title} has no samples, so there is nothing to ask it",
             f"Put requests into {folder}, one a file, such as {folder}/one.json.",
         )
-    with open_archive(archive.path) as content:
-        if read_facts(content).is_text:
-            raise ArchiveError(
-                f"{title} generates text, whose golden answers are tokens; a node answers with text",
-                f"Have its own handler make them: tsctl archive golden {archive.model}:{archive.version}",
-            )
+    if facts_of(archive.path).is_text:
+        raise ArchiveError(
+            f"{title} generates text, whose golden answers are tokens; a node answers with text",
+            f"Have its own handler make them: tsctl archive golden {archive.model}:{archive.version}",
+        )
     answers = ask([*found.samples, *found.samples])
     golden: dict[str, Any] = {}
     firsts, seconds = answers[: len(found.samples)], answers[len(found.samples) :]

@@ -19,8 +19,8 @@ from typing import BinaryIO
 
 from pydantic import TypeAdapter, ValidationError
 
-from tsctl.archive.container import Content, digest_of, open_archive, write_entries
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.container import Content, digest_of, write_entries
+from tsctl.archive.inspect import facts_of
 from tsctl.config.project import BUILDS, Project
 from tsctl.config.spec import ModelName, ModelVersion
 from tsctl.errors import ArchiveError
@@ -208,8 +208,7 @@ def require_readable(path: Path) -> tuple[str, str]:
     Raises:
         ArchiveError: it cannot, or its names do not fit into a URL and a file name.
     """
-    with open_archive(path) as content:
-        names = read_facts(content).names
+    names = facts_of(path).names
     if wrong := name_mistake(*names):
         raise ArchiveError(f"{path}: {wrong}", "Make the archive again under another name or version.")
     return names

@@ -11,8 +11,7 @@ import typer
 
 from tsctl.archive.build import Built, built_on_request, sound_archive_folders
 from tsctl.archive.builds import Builds, build_all
-from tsctl.archive.container import open_archive
-from tsctl.archive.inspect import inspect_archive, read_facts
+from tsctl.archive.inspect import facts_of, inspect_archive
 from tsctl.archive.packages import remove_packages, require_packages
 from tsctl.archive.store import find_archive, list_archives, strangers
 from tsctl.archive.trust import Trust, stated_trust
@@ -109,8 +108,7 @@ def packages(names: Names = None, json: Json = False) -> None:
     rows: list[tuple[str, str, int]] = []
     for model, version in _stored(project, names):
         archive = find_archive(project, model, version)
-        with open_archive(archive.path) as content:
-            requirements = read_facts(content).serving.requirements
+        requirements = facts_of(archive.path).serving.requirements
         if requirements or names:
             with progress.step(f"packages of {model} {version}") as step:
                 require_packages(project, requirements, model, step.note)

@@ -120,8 +120,7 @@ def replay(
 
 def _recorded_shares(model: str) -> dict[str, float]:
     """The share of requests that each version's archive records, where it is in the store."""
-    from tsctl.archive.container import open_archive
-    from tsctl.archive.inspect import read_facts
+    from tsctl.archive.inspect import facts_of
     from tsctl.archive.store import find_archive
     from tsctl.cli.context import open_deployment
     from tsctl.errors import ArchiveError, SpecError
@@ -132,10 +131,10 @@ def _recorded_shares(model: str) -> dict[str, float]:
     target, shares = deployment.models[model], {}
     for version in target.versions:
         try:
-            with open_archive(find_archive(project, model, target.archive(version)).path) as archive:
-                records = read_facts(archive).config.get("serving", {}).get("records") or {}
+            facts = facts_of(find_archive(project, model, target.archive(version)).path)
         except ArchiveError:
             continue  # a node may serve what this store no longer has
+        records = facts.config.get("serving", {}).get("records") or {}
         if isinstance(share := records.get("share"), int | float):
             shares[version] = float(share)
     return shares

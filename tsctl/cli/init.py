@@ -73,13 +73,16 @@ def init(
 
 
 def path(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="constraints, config.properties, log4j2.xml or handlers")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="constraints, config.properties, log4j2.xml, handlers or docs")
+    ],
 ) -> None:
     """Print where a file lies that tsctl carries.
 
     constraints: the versions that tsctl was tested with, for pip's --constraint. config.properties and log4j2.xml: the
     settings of TorchServe nodes; a copy of them beside deployment.yaml is used in their place. handlers: the folder
-    of the package that archives carry, for editors and type checkers.
+    of the package that archives carry, for editors and type checkers. docs: the folder of these pages, to which README
+    links.
     """
     from tsctl.scaffold.carried import carried
 

@@ -85,8 +85,6 @@ def logs(
 
 
 def _is_stock(archive: StoredArchive) -> bool:
-    from tsctl.archive.container import open_archive
-    from tsctl.archive.inspect import read_facts
+    from tsctl.archive.inspect import facts_of
 
-    with open_archive(archive.path) as content:
-        return read_facts(content).is_stock
+    return facts_of(archive.path).is_stock

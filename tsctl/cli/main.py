@@ -76,7 +76,8 @@ app = typer.Typer(
     help="Takes a PyTorch model from a file of weights to a safe release on TorchServe, uvicorn, Triton or BentoML.",
     epilog="Exit codes: 0 done; 1 this machine refuses, for want of rights or space; 2 an invalid YAML file, option or"
     " configuration; 3 an archive; 4 a node; 5 the gateway;"
-    " 6 evidence cannot be read or judged; 7 another process holds the lock; 10 rolled back; 11 a rollout is undecided;"
+    " 6 evidence cannot be read or judged; 7 a conflict: another process holds the lock, or a version is served from"
+    " other bytes; 10 rolled back; 11 a rollout is undecided;"
     " 12 'tsctl plan' found changes; 13 a rollout failed before its first request; 14 'tsctl archive diff' found"
     " too many different answers; 130 interrupted from the keyboard.",
     no_args_is_help=True,

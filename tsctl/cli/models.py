@@ -154,7 +154,7 @@ def scale(
     if not force:
         from tsctl.gateway.retire import require_workers
         from tsctl.gateway.state import open_gateway
-        from tsctl.rollout.run.journal import require_none
+        from tsctl.rollout.run.journal_files import require_none
 
         if not workers:
             require_none(project, model)
@@ -208,7 +208,7 @@ def unregister(
     if not force:
         from tsctl.gateway.retire import require_no_weight
         from tsctl.gateway.state import open_gateway
-        from tsctl.rollout.run.journal import require_none
+        from tsctl.rollout.run.journal_files import require_none
 
         require_none(project, model)
         if deployment.gateway is not None:
@@ -230,7 +230,7 @@ def retire(
     """Take a version off its route, wait for its open requests, and unregister it from every node."""
     from tsctl.gateway.retire import retire as retire_version
     from tsctl.gateway.state import open_gateway
-    from tsctl.rollout.run.journal import require_none
+    from tsctl.rollout.run.journal_files import require_none
 
     project, deployment = open_deployment()
     if not force:

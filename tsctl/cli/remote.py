@@ -41,8 +41,8 @@ def push(
 
     Exit code 7 if a version is there with other bytes. Samples and golden answers of stock archives go with them.
     """
-    from tsctl.archive.container import digest_of, open_archive
-    from tsctl.archive.inspect import read_facts
+    from tsctl.archive.container import digest_of
+    from tsctl.archive.inspect import facts_of
     from tsctl.archive.pull import kept_beside
     from tsctl.archive.store import require_whole
     from tsctl.host.progress import Progress
@@ -52,8 +52,7 @@ def push(
     rows, is_guarded = [], True
     for archive in _chosen(project, deployment, names):
         require_whole(archive)
-        with open_archive(archive.path) as content:
-            is_stock = read_facts(content).is_stock
+        is_stock = facts_of(archive.path).is_stock
         kept = kept_beside(project, archive.model, archive.version, is_stock)
         with progress.step(f"pushing {archive.model} {archive.version}") as step:
             pushed = to.push(archive.path, archive.model, archive.version, digest_of(archive.path), kept)

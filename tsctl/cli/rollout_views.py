@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tsctl.archive.container import open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.store import StoredArchive, find_archive
 from tsctl.cli.context import open_deployment
 from tsctl.cli.options import Json, Model, Version
@@ -34,7 +33,7 @@ from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.forecast.forecast import RecentTraffic, forecast_rollout
 from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
 from tsctl.rollout.forecast.shadow import StageForecast, forecast_stage
-from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, pull, unfinished
+from tsctl.rollout.run.journal_files import find_journal, journals, models_with_journals, pull, unfinished
 from tsctl.rollout.run.journal_lines import read
 from tsctl.rollout.run.preconditions import generates_text, require_no_weights, require_not_stable
 from tsctl.views.rollout.follow import as_json, policy_json, snapshot
@@ -285,5 +284,4 @@ def _stage(
 
 
 def _records(archive: StoredArchive) -> Records | None:
-    with open_archive(archive.path) as content:
-        return read_facts(content).serving.records
+    return facts_of(archive.path).serving.records

@@ -218,7 +218,11 @@ def status(node: NodeShown = None, json: Json = False) -> None:
 
 
 def plan(json: Json = False, prune: PruneVersions = False, prune_models: PruneModels = False) -> int:
-    """Show what 'tsctl apply' would change; exit code 12 if anything, 0 if nothing."""
+    """Show what 'tsctl apply' would change; exit code 12 if anything, 0 if nothing.
+
+    Where the plan refuses a model, that of the refusal: 3 its archive, 5 the gateway, 6 evidence, 7 a conflict, such as
+    other bytes of a version that is served. 4 if a node does not answer.
+    """
     from tsctl.deploy.changes import PlanOptions
     from tsctl.deploy.observe import open_owners
     from tsctl.deploy.reconcile import coverage_error, plan_now

@@ -14,7 +14,7 @@ from tsctl.config.weights import parse_weights, percent
 from tsctl.gateway.backend import gateway_of, open_backend
 from tsctl.gateway.state import require_route
 from tsctl.gateway.traffic import Traffic, weights_text
-from tsctl.rollout.run.journal import require_none
+from tsctl.rollout.run.journal_files import require_none
 
 weights = typer.Typer(rich_markup_mode=None)
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from handlers.contract import Tolerance
 from tsctl.host.documents import parse_json
 from tsctl.nodes.observed import Reply
-from tsctl.shadow.comparators import Comparator, Json, NotComparable
+from tsctl.shadow.comparators import Comparator, NotComparable
 from tsctl.shadow.disagreement import Disagreement, Repeat
 
 
@@ -64,18 +63,6 @@ def agreement(
         evidence = evidence.seen(bool(reason), noisy)
         first = first or (reason and f"{name}: {reason}")
     return Agreement(evidence, first)
-
-
-def first_difference(
-    names: Sequence[str], expected: Sequence[Reply], replies: Sequence[Reply], within: Tolerance
-) -> str:
-    """Where the answers differ first, and how; empty where they agree.
-
-    Args:
-        names: of the requests.
-        within: how far two numbers may lie apart.
-    """
-    return agreement(names, expected, replies, replies, replies, Json(within)).first
 
 
 def _difference(want: Reply, have: Reply, comparator: Comparator) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsctl.archive.comparator import comparator_of
-from tsctl.archive.container import digest_of, open_archive, unpack
-from tsctl.archive.inspect import Facts, read_facts
+from tsctl.archive.container import digest_of, unpack
+from tsctl.archive.inspect import Facts, facts_of
 from tsctl.archive.store import DIGEST_DIGITS
 from tsctl.compare.bare import BareWorker
 from tsctl.compare.contender import Contender
@@ -89,8 +89,7 @@ def compare(
 
 
 def _facts(archive: Path) -> Facts:
-    with open_archive(archive) as content:
-        facts = read_facts(content)
+    facts = facts_of(archive)
     if facts.is_stock:
         raise ArchiveError(f"{archive.name} was not built by tsctl, so only TorchServe can serve it")
     return facts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -61,7 +62,7 @@ class RolloutPolicy(SpecModel):
     signals: tuple[Signal, ...] = Field(default=USUAL, strict=False)
     count_4xx: bool = False  # whether an answer of 4xx is an error as well
     slow_quantile: Share = 0.95  # slower than this share of stable's answers before the step is slow
-    settle_s: Seconds = 5.0  # after a step began, latency is not judged
+    settle_s: Seconds = 5.0  # after a step began, latency is not judged; half of hold_s where that is no longer
     max_utilisation: Share = 0.8  # of the canary's workers, as predicted before a step
     max_memory_growth: Annotated[float, Field(gt=1, le=100, strict=False)] = (
         2.0  # of a canary's worker, since its warm-up
@@ -87,14 +88,25 @@ class RolloutPolicy(SpecModel):
             raise ValueError("may have two decimals at most, such as 0.25")
         return steps
 
+    @model_validator(mode="before")
+    @classmethod
+    def _settles_within_a_short_hold(cls, policy: Any) -> Any:
+        """A hold time that is no longer than the default of settle_s needs no settle_s beside it."""
+        if not isinstance(policy, Mapping) or "settle_s" in policy or "slow" not in (policy.get("signals") or USUAL):
+            return policy
+        hold_s = policy.get("hold_s")
+        if not isinstance(hold_s, int | float) or hold_s > cls.model_fields["settle_s"].default:
+            return policy  # what is no number is told later
+        return {**policy, "settle_s": hold_s / 2}
+
     @model_validator(mode="after")
     def _times_fit(self) -> RolloutPolicy:
         if self.max_hold_s < self.hold_s:
             raise ValueError(f"max_hold_s must be at least hold_s, {self.hold_s:g}")
         if "slow" in self.signals and self.settle_s and self.settle_s >= self.hold_s:
             raise ValueError(
-                f"settle_s must be less than hold_s, {self.hold_s:g}, or no step would judge what is slow; it is"
-                f" {self.settle_s:g}"
+                f"settle_s is {self.settle_s:g} and must be less than hold_s, {self.hold_s:g}: so long after a step"
+                " began no answer is judged as slow, and none ever would be. Leave it out, or take a longer hold_s"
             )
         if self.min_labels and "labels" not in self.signals:
             raise ValueError("min_labels needs the signal labels: name it in signals")

@@ -25,7 +25,7 @@ from tsctl.gateway.sync import sync
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.fan_out import is_unavailable, run_on_nodes
 from tsctl.nodes.node import Node, Unreachable
-from tsctl.rollout.run.journal import unfinished
+from tsctl.rollout.run.journal_files import unfinished
 
 #: Changes that one node makes by itself.
 VersionChange = changes.Register | changes.Replace | changes.Scale | changes.SetDefault | changes.Withdraw

@@ -12,7 +12,7 @@ from tsctl.gateway.state import Gateway, open_gateway, traffic_in_force
 from tsctl.nodes.engines import open_nodes
 from tsctl.nodes.node import Node
 from tsctl.nodes.observe import observe
-from tsctl.rollout.run.journal import unfinished
+from tsctl.rollout.run.journal_files import unfinished
 
 
 @dataclass(frozen=True)

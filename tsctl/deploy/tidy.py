@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tsctl.archive.container import open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.packages import unused_packages
 from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, list_archives, store_name
 from tsctl.config.deployment import DeploymentSpec
@@ -18,7 +17,8 @@ from tsctl.nodes.engines import open_nodes, served_at_start
 from tsctl.nodes.node import Node
 from tsctl.nodes.observe import observe
 from tsctl.rollout.decide.state import start_of
-from tsctl.rollout.run.journal import Journal, find_journal, models_with_journals, unfinished
+from tsctl.rollout.run.journal import Journal
+from tsctl.rollout.run.journal_files import find_journal, models_with_journals, unfinished
 
 #: No build takes so long.
 LEFT_AFTER_S = 86_400.0
@@ -54,8 +54,7 @@ def unneeded_packages(project: Project) -> list[Path]:
     """
     needed = []
     for archive in list_archives(project):
-        with open_archive(archive.path) as content:
-            needed.append(read_facts(content).serving.requirements)
+        needed.append(facts_of(archive.path).serving.requirements)
     return unused_packages(project, needed)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError
 from tsctl.rollout.decide.state import State, after
-from tsctl.rollout.run.begin import is_running
-from tsctl.rollout.run.journal import journals
+from tsctl.rollout.run.hold import is_running
+from tsctl.rollout.run.journal_files import journals
 from tsctl.rollout.run.journal_lines import parse
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from tsctl.archive.container import open_archive, unpack
-from tsctl.archive.inspect import inspect_archive, read_facts
+from tsctl.archive.container import unpack
+from tsctl.archive.inspect import facts_of, inspect_archive
 from tsctl.archive.libraries import BUNDLED, OF_TEXT, Libraries, libraries_of
 from tsctl.archive.store import require_readable, store_name
 from tsctl.errors import ArchiveError
@@ -44,8 +44,7 @@ def export_service(service: Service, archive: Path, target: Path) -> Libraries:
         OSError: the folder cannot be written.
     """
     contents = inspect_archive(archive)
-    with open_archive(archive) as opened:
-        facts = read_facts(opened)
+    facts = facts_of(archive)
     if reason := unfit_text(facts, service.title):
         raise ArchiveError(f"{archive.name} cannot be exported: {reason}")
     if contents.made_by != "tsctl":

@@ -70,7 +70,7 @@ def adopted_files(
         "weights": weights,
         "files": [named, "model.py"] if network is not None else [named],
         **kind.spec,
-        **({"settings": {"inputs": inputs_of(samples)}} if source.suffix != ".pt2" and _needs_inputs(kind) else {}),
+        **({"settings": settings} if (settings := _settings(source, kind, samples)) else {}),
         **({"trust": [f"{source.name}@sha256:{digest_of(source)}"]} if source.suffix in _PICKLE_SUFFIXES else {}),
         "versions": {VERSION: {}},
     }
@@ -113,9 +113,24 @@ def _samples(folder: str, kind: Kind, samples: Sequence[Path]) -> dict[str, Path
     return found
 
 
-def _needs_inputs(kind: Kind) -> bool:
-    """Whether the handler asks archive.yaml for the model's inputs; a program of torch.export says them itself."""
-    return kind.handler in ("handlers.torchscript", "handlers.network")
+def _settings(source: Path, kind: Kind, samples: Sequence[Path]) -> dict[str, Any]:
+    """What archive.yaml has to say of requests, because the model's file does not; a program of torch.export does."""
+    if kind.handler in ("handlers.torchscript", "handlers.network") and source.suffix != ".pt2":
+        return {"inputs": inputs_of(samples)}
+    return columns_of(samples) if kind.handler == "handlers.sklearn" else {}
+
+
+def _objects(samples: Sequence[Path]) -> list[dict[str, Any]]:
+    """The samples that are an object in JSON, and not empty."""
+    objects = []
+    for path in samples:
+        try:
+            content = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(content, dict) and content:
+            objects.append(content)
+    return objects
 
 
 def inputs_of(samples: Sequence[Path]) -> list[dict[str, Any]]:
@@ -123,14 +138,21 @@ def inputs_of(samples: Sequence[Path]) -> list[dict[str, Any]]:
 
     Whole numbers are int64, and numbers with a point float32. Empty where no sample says it.
     """
-    for path in samples:
-        try:
-            content = json.loads(path.read_bytes())
-        except ValueError:
-            continue
-        if isinstance(content, dict) and content:
-            return [_input(name, value) for name, value in content.items()]
-    return []
+    return [_input(name, value) for content in _objects(samples)[:1] for name, value in content.items()]
+
+
+def columns_of(samples: Sequence[Path]) -> dict[str, Any]:
+    """Settings of handlers.sklearn that the samples in JSON say: which columns hold texts, whether values are missing.
+
+    A sample with a field `text` alone is for a model that begins with a vectorizer. Which texts a column may have no
+    sample says, so `categories` is left to the author.
+    """
+    rows = _objects(samples)
+    if rows and all(set(row) == {"text"} and isinstance(row["text"], str) for row in rows):
+        return {"input": "text"}
+    texts = list(dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, str)))
+    has_gaps = any(value is None for row in rows for value in row.values())
+    return {**({"texts": texts} if texts else {}), **({"missing": True} if has_gaps else {})}
 
 
 def _input(name: str, value: Any) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from tsctl.gateway.change import set_weights
 from tsctl.gateway.retire import retire
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.state import State, fold
-from tsctl.rollout.run.journal import journals
+from tsctl.rollout.run.journal_files import journals
 from tsctl.rollout.run.journal_lines import read
 
 ENGINE, STABLE, OTHER, SAME = "uvicorn", "1.0", "2.0", "1.0s"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from handlers.adapters.torchserve.long_answers import as_bytes, unsendable
+from handlers.adapters.torchserve.wire import Item, head, predicted
 from handlers.base import ServingHandler
 from handlers.contract import ANSWER_LIMIT_VARIABLE
+from handlers.messages import Outcome, problem
 from handlers.secrets import open_secrets
 from handlers.worker.config import WorkerConfig, handler_class, read_config
 from handlers.worker.packages import use_packages
+
+logger = logging.getLogger(__name__)
 
 #: What `max_response_size` is for a node whose config.properties has none. A longer answer ends the worker.
 DEFAULT_LONGEST_ANSWER = 6_553_500
@@ -100,3 +106,50 @@ def raw_body(value: Any) -> bytes:
         return value.encode("utf-8", "surrogatepass")
     # this worker's switch to raw bodies did not take effect
     raise TypeError(f"TorchServe handed over a {type(value).__name__} instead of the raw body")
+
+
+def items_in_context(data: list[dict[str, Any]], context: Any) -> list[Item]:
+    """A batch that TorchServe decoded itself, as the bulk wire gives it."""
+    batch = []
+    for index, fields in enumerate(data):
+        types, headers = read_properties(context.get_all_request_header(index))
+        batch.append(Item(context.get_request_id(index), headers, fields, types))
+    return batch
+
+
+def write_outcomes(outcomes: Sequence[Outcome], context: Any) -> list[bytes]:
+    """The bodies of the outcomes; their statuses and headers go into `context`."""
+    for index, outcome in enumerate(outcomes):
+        context.set_response_status(outcome.status, outcome.phrase, index)
+        context.set_response_content_type(index, outcome.media_type)
+        for name, value in outcome.headers:
+            context.set_response_header(index, name, value)
+    return [outcome.body for outcome in outcomes]
+
+
+def answers_of_author(handle: Callable[..., Any], data: list[dict[str, Any]], context: Any) -> Any:
+    """The answers of an author's own `handle`, with an error in place of each that the node would not take."""
+    answers = handle(data, context)
+    if not isinstance(answers, list) or len(answers) != len(data):
+        return answers  # TorchServe says what is wrong with it
+    answers = [as_bytes(answer) for answer in answers]
+    for index, error in unsendable(answers, longest_answer()).items():
+        request_id = context.get_request_id(index)
+        outcome = problem(error, request_id, *model_and_version(context))
+        logger.error("request %s: %s", request_id, error.detail)
+        context.set_response_status(outcome.status, outcome.phrase, index)
+        context.set_response_content_type(index, outcome.media_type)
+        answers[index] = outcome.body
+    return answers
+
+
+def encode(answers: list[bytes], context: Any) -> bytes:
+    """A response, from the bodies that an author's own `handle` returned and the context that it filled."""
+    parts = []
+    for index, processor in enumerate(context.request_processor):
+        headers: dict[str, str] = processor.get_response_headers()
+        media_type = headers.get("content-type") or ""
+        phrase = processor.get_response_status_phrase() or ""
+        before = head(media_type, processor.get_response_status_code(), phrase, tuple(headers.items()))
+        parts.append((context.request_ids[index], before, answers[index]))
+    return predicted(parts)

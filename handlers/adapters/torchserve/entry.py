@@ -7,31 +7,31 @@ functions here turn TorchServe's items into requests and outcomes into its respo
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from handlers.adapters.torchserve import wire
 from handlers.adapters.torchserve.context import (
     ContextCalls,
+    answers_of_author,
     author_handler,
+    items_in_context,
     longest_answer,
     model_and_version,
     raw_body,
-    read_properties,
     worker_config,
+    write_outcomes,
 )
 from handlers.adapters.torchserve.install import install
+from handlers.adapters.torchserve.long_answers import unsendable
 from handlers.adapters.torchserve.turns import Turns
 from handlers.contract import JSON
 from handlers.errors import LoadError, ModelFailed, NotImplementedHere, RequestError, UndecodableBody, UnsupportedMedia
 from handlers.log_lines import about, name_lines
-from handlers.messages import Outcome, Request, bare_media_type, problem, request_id_of
+from handlers.messages import Outcome, Request, bare_media_type, request_id_of
 from handlers.own_comparator import distance, require_comparator
 from handlers.worker import startup
 from handlers.worker.make import make_worker
@@ -87,34 +87,14 @@ class Entry:
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> Any:
         """The body of each item's answer; statuses and headers go into `context`."""
-        if not self._has_own_handle:
-            return self.answer_in_context(data, context)
-        answers = self._handler.handle(data, context)
-        if not isinstance(answers, list) or len(answers) != len(data):
-            return answers  # TorchServe says what is wrong with it
-        answers = [as_bytes(answer) for answer in answers]
-        for index, error in unsendable(answers, longest_answer()).items():
-            request_id = context.get_request_id(index)
-            outcome = problem(error, request_id, *model_and_version(context))
-            logger.error("request %s: %s", request_id, error.detail)
-            context.set_response_status(outcome.status, outcome.phrase, index)
-            context.set_response_content_type(index, outcome.media_type)
-            answers[index] = outcome.body
-        return answers
+        if self._has_own_handle:
+            return answers_of_author(self._handler.handle, data, context)
+        return self.answer_in_context(data, context)
 
     def answer_in_context(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """As `handle`, without an author's own."""
-        batch = []
-        for index, fields in enumerate(data):
-            types, headers = read_properties(context.get_all_request_header(index))
-            batch.append(wire.Item(context.get_request_id(index), headers, fields, types))
-        outcomes = self._sendable(batch, self.answer(batch))
-        for index, outcome in enumerate(outcomes):
-            context.set_response_status(outcome.status, outcome.phrase, index)
-            context.set_response_content_type(index, outcome.media_type)
-            for name, value in outcome.headers:
-                context.set_response_header(index, name, value)
-        return [outcome.body for outcome in outcomes]
+        batch = items_in_context(data, context)
+        return write_outcomes(self._sendable(batch, self.answer(batch)), context)
 
     def answer(self, batch: Sequence[wire.Item]) -> list[Outcome]:
         """One outcome per item of a batch, in order."""
@@ -161,39 +141,6 @@ class Entry:
     @property
     def _has_own_handle(self) -> bool:
         return hasattr(self._handler, "handle") and type(self._handler).handle is not ContextCalls.handle
-
-
-def unsendable(answers: Sequence[Any], longest: int) -> dict[int, ModelFailed]:
-    """Errors in place of the answers that would end the worker, by position.
-
-    An answer over `longest` does it at once. Many together take the node too long, because it reads a response anew
-    with every 64 KiB that come: 30 MiB took it 2 s, and 120 MiB 29 s. So the largest are left out until the others have
-    twice `longest` at most.
-    """
-    sizes = {index: len(answer) for index, answer in enumerate(answers) if isinstance(answer, bytes)}
-    total = sum(sizes.values())
-    errors = {}
-    for index in sorted(sizes, key=sizes.__getitem__, reverse=True):
-        if sizes[index] > longest:
-            errors[index] = ModelFailed(f"The answer has {sizes[index]} bytes; at most {longest} can be sent.")
-        elif total > 2 * longest:
-            errors[index] = ModelFailed("The answers of its batch have more bytes together than can be sent.")
-        else:
-            break
-        total -= sizes[index]
-    return errors
-
-
-def as_bytes(answer: Any) -> Any:
-    """An answer of an author's own `handle`, in the bytes that TorchServe would send; others stay as they are."""
-    try:
-        if isinstance(answer, str):
-            return answer.encode()
-        if isinstance(answer, bytearray):
-            return bytes(answer)
-        return answer if isinstance(answer, bytes | torch.Tensor) else json.dumps(answer, indent=2).encode()
-    except (TypeError, ValueError):
-        return answer
 
 
 def read_request(item: wire.Item) -> Request:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from handlers.adapters.torchserve.wire import Batch, Disconnected, Item, Reader, encode
+from handlers.adapters.torchserve.context import encode
+from handlers.adapters.torchserve.wire import Batch, Disconnected, Item, Reader
 from handlers.log_lines import about
 from handlers.messages import request_id_of
 

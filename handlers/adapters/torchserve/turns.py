@@ -14,18 +14,46 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from handlers.adapters.torchserve.wire import Item, Turned, encode_turn
+from handlers.adapters.torchserve.wire import Item, head, predicted
 from handlers.contract import SILENT_S
-from handlers.messages import Head, Part, Request
+from handlers.messages import Head, Part, Request, phrase_of
 from handlers.worker.text import TextWorker
 
 logger = logging.getLogger(__name__)
 
 #: Seconds until a turn ends in which nothing came: only between two turns does the node give the worker new requests.
 TURN_S = 0.02
+_NEXT = "ts_stream_next"
+
+
+class Turned(NamedTuple):
+    """What one turn gives to one request."""
+
+    head: Head | None  # with the first part
+    body: bytes
+    has_more: bool | None  # of an answer in parts; None: this is all of the answer
+
+
+def encode_turn(turned: Iterable[tuple[str, Turned]]) -> bytes:
+    """A predict response with status 200, as TorchServe's continuous batching reads it: a part for some requests.
+
+    The header `ts_stream_next` says whether more follows. TorchServe closes the client's connection before the body of
+    an answer that has it and a status of 400 or more, so an error is always one piece.
+    """
+    parts = []
+    for request_id, (begin, body, has_more) in turned:
+        next_header = () if has_more is None else ((_NEXT, "true" if has_more else "false"),)
+        status, media_type, headers = (
+            (200, "", ()) if begin is None else (begin.status, begin.media_type, begin.headers)
+        )
+        typed = (("content-type", media_type),) if media_type else ()
+        written = head(media_type, status, phrase_of(status), (*typed, *headers, *next_header))
+        parts.append((request_id, written, body))
+    return predicted(parts)
 
 
 @dataclass(slots=True)

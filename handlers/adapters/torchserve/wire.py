@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from handlers.messages import Head, Outcome, phrase_of
+from handlers.messages import Outcome
 
 _INT = struct.Struct("!i")
 _write_int = _INT.pack
@@ -43,14 +43,6 @@ class Item(NamedTuple):
 
 class Batch(list[Item]):
     """A decoded inference message; its type tells it from TorchServe's own list of dicts."""
-
-
-class Turned(NamedTuple):
-    """What one turn gives to one request (turns.py)."""
-
-    head: Head | None  # with the first part
-    body: bytes
-    has_more: bool | None  # of an answer in parts; None: this is all of the answer
 
 
 class Disconnected(Exception):
@@ -188,70 +180,28 @@ class Reader:
 
 def encode_answers(batch: Sequence[Item], answers: Sequence[Outcome]) -> bytes:
     """A predict response with status 200 as TorchServe writes it: one answer per item."""
-    parts = [_PREDICTED]
+    parts = []
     for item, answer in zip(batch, answers, strict=True):
-        request_id = item.request_id.encode()
         headers = (("content-type", answer.media_type), *answer.headers)
-        parts += (
-            _write_int(len(request_id)),
-            request_id,
-            _head(answer.media_type, answer.status, answer.phrase, headers),
-            _write_int(len(answer.body)),
-            answer.body,
-        )
-    parts.append(_END)
-    return b"".join(parts)
+        parts.append((item.request_id, head(answer.media_type, answer.status, answer.phrase, headers), answer.body))
+    return predicted(parts)
 
 
-def encode(answers: list[bytes], context: Any) -> bytes:
-    """The same response from the bodies that an author's own `handle` returned, and the context that it filled."""
+def predicted(answers: Iterable[tuple[str, bytes, bytes]]) -> bytes:
+    """A predict response with status 200, of ids of requests, each with a `head` and a body."""
     parts = [_PREDICTED]
-    for index, processor in enumerate(context.request_processor):
-        request_id = context.request_ids[index].encode()
-        headers: dict[str, str] = processor.get_response_headers()
-        media_type = headers.get("content-type") or ""
-        phrase = processor.get_response_status_phrase() or ""
-        answer = answers[index]
-        parts += (
-            _write_int(len(request_id)),
-            request_id,
-            _head(media_type, processor.get_response_status_code(), phrase, tuple(headers.items())),
-            _write_int(len(answer)),
-            answer,
-        )
-    parts.append(_END)
-    return b"".join(parts)
-
-
-def encode_turn(turned: Iterable[tuple[str, Turned]]) -> bytes:
-    """A predict response with status 200, as TorchServe's continuous batching reads it: a part for some requests.
-
-    The header `ts_stream_next` says whether more follows. TorchServe closes the client's connection before the body of
-    an answer that has it and a status of 400 or more, so an error is always one piece.
-    """
-    parts = [_PREDICTED]
-    for request_id, (head, body, has_more) in turned:
+    for request_id, before, body in answers:
         name = request_id.encode()
-        next_header = () if has_more is None else ((_NEXT, "true" if has_more else "false"),)
-        status, media_type, headers = (200, "", ()) if head is None else (head.status, head.media_type, head.headers)
-        typed = (("content-type", media_type),) if media_type else ()
-        parts += (
-            _write_int(len(name)),
-            name,
-            _head(media_type, status, phrase_of(status), (*typed, *headers, *next_header)),
-            _write_int(len(body)),
-            body,
-        )
+        parts += (_write_int(len(name)), name, before, _write_int(len(body)), body)
     parts.append(_END)
     return b"".join(parts)
 
 
-_NEXT = "ts_stream_next"
 _PREDICTED = _write_int(200) + _write_int(18) + b"Prediction success"
 
 
 @lru_cache(_REMEMBERED)
-def _head(media_type: str, status: int | None, phrase: str, headers: tuple[tuple[str, str], ...]) -> bytes:
+def head(media_type: str, status: int | None, phrase: str, headers: tuple[tuple[str, str], ...]) -> bytes:
     """An answer's media type, status and headers; TorchServe counts the first two in characters, and so does this."""
     parts = [
         _write_int(len(media_type)),

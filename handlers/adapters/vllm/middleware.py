@@ -45,8 +45,8 @@ from handlers.log_lines import log_error
 from handlers.messages import Request, bare_media_type, request_id_of
 from handlers.pipeline.deadline import read_timeout
 from handlers.protocols.encoding import ENCODING_HEADER, decode_body
+from handlers.protocols.media_types import media_type_of
 from handlers.protocols.openai.requests import Asked
-from handlers.protocols.plain import media_type_of
 from handlers.telemetry.metrics import Telemetry
 from handlers.worker.exchange import read_asked
 

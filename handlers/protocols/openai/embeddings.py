@@ -38,6 +38,11 @@ class Embed:
     is_base64: bool
     dimensions: int | None
 
+    @property
+    def rows(self) -> list[Request]:
+        """The one item."""
+        return [self.row]
+
 
 def read_embeddings(request: Request) -> Embed:
     """The body of `/embeddings`.

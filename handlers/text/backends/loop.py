@@ -8,7 +8,7 @@ back, and is computed again when there is room.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from handlers.text.backends.blocks import Blocks, digests_of
 from handlers.text.backends.choice import Row, choose
 from handlers.text.backends.grammar import Grammar, Grammars
 from handlers.text.backends.runner import Chunk, Runner
-from handlers.text.backends.tokens import Tokens
+from handlers.text.backends.tokens import Tokenized, Tokens
 from handlers.text.sampling import Sampling
 
 
@@ -43,7 +43,7 @@ class _Running:
         return len(self.tokens) - self.cached
 
 
-class PagedBackend:
+class PagedBackend(Tokenized):
     """A `handlers.text.backend.Backend`.
 
     Args:
@@ -77,15 +77,6 @@ class PagedBackend:
 
     # ---- any thread --------------------------------------------------------------------------------------------------
 
-    def encode(self, text: str) -> list[int]:
-        return self._tokens.encode(text)
-
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[int]:
-        return self._tokens.encode_chat(messages, tools)
-
-    def token_bytes(self, token: int) -> bytes:
-        return self._tokens.token_bytes(token)
-
     def cache_usage(self) -> float:
         return 1 - self._blocks.available / self._blocks.count
 
@@ -93,8 +84,7 @@ class PagedBackend:
 
     def add(self, key: int, prompt: Sequence[int], sampling: Sampling, salt: str | None = None) -> None:
         """As in `Backend`. Prompts with the same salt share keys and values; None: with no other."""
-        if len(prompt) >= self.context:
-            raise ValueError(f"the prompt has {len(prompt)} tokens, and the model reads {self.context} with its answer")
+        self._require_room(prompt)
         grammar = None if sampling.json_schema is None else self._grammars.of_schema(sampling.json_schema)
         most = min(len(prompt) + sampling.max_tokens, self.context)
         salt = salt if self._shares_prompts else None

@@ -43,3 +43,23 @@ class Tokens:
     def all_bytes(self) -> Sequence[bytes]:
         """The bytes of each token, by number; empty for special ones."""
         return self._bytes
+
+
+class Tokenized:
+    """The part of a `handlers.text.backend.Backend` that is about text; any thread may call it."""
+
+    context: int
+    _tokens: Tokens
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokens.encode(text)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[int]:
+        return self._tokens.encode_chat(messages, tools)
+
+    def token_bytes(self, token: int) -> bytes:
+        return self._tokens.token_bytes(token)
+
+    def _require_room(self, prompt: Sequence[int]) -> None:
+        if len(prompt) >= self.context:
+            raise ValueError(f"the prompt has {len(prompt)} tokens, and the model reads {self.context} with its answer")

@@ -15,7 +15,7 @@ from handlers.errors import LoadError
 from handlers.text.backend import LENGTH, STOP, Produced, Token
 from handlers.text.backends import BackendOptions, ModelFiles
 from handlers.text.backends.files import read_model_facts
-from handlers.text.backends.tokens import Tokens
+from handlers.text.backends.tokens import Tokenized, Tokens
 from handlers.text.backends.vllm_folder import convert
 from handlers.text.sampling import Sampling
 
@@ -72,7 +72,7 @@ def _folder(weights: Path, dtype: str) -> Path:
     return folder
 
 
-class VllmBackend:
+class VllmBackend(Tokenized):
     """A `handlers.text.backend.Backend`."""
 
     name = "vllm"
@@ -85,15 +85,6 @@ class VllmBackend:
 
     # ---- any thread --------------------------------------------------------------------------------------------------
 
-    def encode(self, text: str) -> list[int]:
-        return self._tokens.encode(text)
-
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[int]:
-        return self._tokens.encode_chat(messages, tools)
-
-    def token_bytes(self, token: int) -> bytes:
-        return self._tokens.token_bytes(token)
-
     def cache_usage(self) -> float:
         return float(self._engine.engine_core.engine_core.scheduler.kv_cache_manager.usage)
 
@@ -101,8 +92,7 @@ class VllmBackend:
 
     def add(self, key: int, prompt: Sequence[int], sampling: Sampling, salt: str | None = None) -> None:
         """As in `Backend`. Prompts with the same salt share keys and values; None: with no other."""
-        if len(prompt) >= self.context:
-            raise ValueError(f"the prompt has {len(prompt)} tokens, and the model reads {self.context} with its answer")
+        self._require_room(prompt)
         given = {"prompt_token_ids": list(prompt), "cache_salt": f"salt {salt}" if salt is not None else f"key {key}"}
         self._engine.add_request(str(key), given, self._parameters(sampling, self.context - len(prompt)))
         self._tops[str(key)] = sampling.top_logprobs or 0

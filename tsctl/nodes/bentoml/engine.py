@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handlers.contract import WORKER_PYTHON_VARIABLE
-from tsctl.archive.container import open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.sources import core_program
 from tsctl.archive.store import StoredArchive
 from tsctl.config.nodes import BaseNodeSpec, BentomlSpec
@@ -36,8 +35,7 @@ class BentomlNode(uvicorn.UvicornNode):
         return [str(environment.python), "-I", "-u", *core_program("handlers.adapters.bentoml.node")], variables
 
     def cannot(self, archive: StoredArchive, version: str) -> str:
-        with open_archive(archive.path) as content:
-            reason = unfit_text(read_facts(content), "BentoML")
+        reason = unfit_text(facts_of(archive.path), "BentoML")
         return reason or super().cannot(archive, version)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from handlers.contract import SECRETS_VARIABLE
 from tsctl.archive.build import read_archive_folders
-from tsctl.archive.container import open_archive, unpack
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.container import unpack
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.packages import packages_of_archive, variables_for
 from tsctl.archive.secrets import secrets_here
 from tsctl.config.project import Project
@@ -115,8 +115,7 @@ def _serving(archive: Path, address: Address) -> Iterator[subprocess.Popen[bytes
     Raises:
         ArchiveError: it was not built by tsctl, or is damaged.
     """
-    with open_archive(archive) as content:
-        facts = read_facts(content)
+    facts = facts_of(archive)
     if facts.is_stock:
         raise ArchiveError(f"{archive.name} was not built by tsctl, so only TorchServe can serve it")
     model, needs = facts.names[0], facts.serving

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from tsctl.archive.container import open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.sources import core_program
 from tsctl.archive.store import StoredArchive
 from tsctl.config.nodes import BaseNodeSpec, VllmSpec
@@ -48,8 +47,7 @@ class VllmNode(uvicorn.UvicornNode):
     def cannot(self, archive: StoredArchive, version: str) -> str:
         if reason := super().cannot(archive, version):
             return reason
-        with open_archive(archive.path) as content:
-            is_text = read_facts(content).is_text
+        is_text = facts_of(archive.path).is_text
         return "" if is_text else f"{archive.model} is no language model, and vLLM serves no others"
 
     def cannot_have(self, archive: StoredArchive, workers: int) -> str:

@@ -21,13 +21,16 @@ from tsctl.rollout.cluster.effects import ClusterEffects
 from tsctl.rollout.cluster.evidence import PodPrometheus, WorkerEvidence
 from tsctl.rollout.cluster.health import ClusterHealth
 from tsctl.rollout.cluster.worker_counts import items_of, values_of
-from tsctl.rollout.decide.events import Command, CommandReceived, PairsCompared, Started
+from tsctl.rollout.decide.events import Started
+from tsctl.rollout.decide.interventions import Command, CommandReceived
+from tsctl.rollout.decide.shadow import PairsCompared
 from tsctl.rollout.decide.state import State, start_of
-from tsctl.rollout.run.begin import commands_of, held, open_journal
 from tsctl.rollout.run.commands import LiveOperator, sticky_text
 from tsctl.rollout.run.effects import verify_archive
 from tsctl.rollout.run.golden import read_golden
-from tsctl.rollout.run.journal import Journal, find_journal, new_path, require_none
+from tsctl.rollout.run.hold import commands_of, held, open_journal
+from tsctl.rollout.run.journal import Journal
+from tsctl.rollout.run.journal_files import find_journal, new_path, require_none
 from tsctl.rollout.run.preconditions import generates_text, require_no_weights, require_undivided
 from tsctl.rollout.run.runner import Runner
 

@@ -16,8 +16,8 @@ from tsctl.rollout.decide.events import Cursor
 from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import UNKNOWN, Thresholds, Window
-from tsctl.rollout.evidence.counts import LEAST_ANSWERS, slow_threshold_ms
 from tsctl.rollout.evidence.prometheus import ask
+from tsctl.rollout.evidence.totals import LEAST_ANSWERS, slow_threshold_ms
 
 #: Counts of so many seconds after a change of weights belong to two weights, and are dropped: until every proxy has the
 #: new one, and Prometheus has scraped what was answered before.

@@ -15,7 +15,7 @@ from math import inf
 from handlers.contract import ANSWERED_ITEMS, BATCH_SECONDS, CACHE_ITEMS, WORKER_STARTS
 from tsctl.rollout.decide.events import Cursor
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
-from tsctl.rollout.evidence.counts import Durations
+from tsctl.rollout.evidence.totals import Durations
 
 #: The series that are read.
 BUCKETS, BATCHES = f"{BATCH_SECONDS}_bucket", f"{BATCH_SECONDS}_count"

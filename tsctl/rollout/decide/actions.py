@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.events import Command, Effect, Outcome
+from tsctl.rollout.decide.events import Effect, Outcome
+from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.decide.judge import Verdict
 from tsctl.rollout.decide.state import State
 

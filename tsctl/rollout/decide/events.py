@@ -1,7 +1,7 @@
-"""Events of a rollout: one frozen type for each kind of entry in the journal, to and from JSON. Pure.
+"""Events of a rollout: one frozen type for each kind of entry in the journal. Pure.
 
-Invariant: kinds and keys are stored, so they keep their names. A key that this version does not know is ignored, and a
-kind that it does not know becomes `Unknown` and changes nothing.
+Invariant: kinds and keys are stored (stored.py), so they keep their names. Events that come from outside are in
+interventions.py, the shadow stage's in shadow.py.
 """
 
 from __future__ import annotations
@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import Field
 
-from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.judge import Judgement, Verdict
 from tsctl.rollout.decide.labels import LabelCounts
-from tsctl.rollout.decide.shadow import PairCounts
-from tsctl.rollout.decide.windows import Window
+from tsctl.rollout.decide.stored_values import StoredPolicy, StoredWindow
 
 
 class Effect(StrEnum):
@@ -37,16 +34,6 @@ class Effect(StrEnum):
     STOP_COPYING = "uncopy"
 
 
-class Command(StrEnum):
-    """A person's command to a rollout."""
-
-    PAUSE = "pause"
-    RESUME = "resume"
-    ABORT = "abort"
-    PROMOTE = "promote"
-    ROLLBACK = "rollback"
-
-
 class Outcome(StrEnum):
     """How a rollout ended."""
 
@@ -61,26 +48,7 @@ Cursor = Mapping[str, int]
 LEFT_UNDONE = "left undone: "
 
 
-def _without_removed(policy: Any) -> Any:
-    """A policy without settings that older journals have, and that never had a source of evidence."""
-    if not isinstance(policy, Mapping):
-        return policy
-    kept = {name: value for name, value in policy.items() if name != "shadow_floor"}
-    if isinstance(signals := kept.get("signals"), list):
-        kept["signals"] = [signal for signal in signals if signal != "disagreement"]
-    return kept
-
-
-_Policy = Annotated[
-    RolloutPolicy,
-    BeforeValidator(_without_removed),
-    PlainSerializer(lambda policy: policy.model_dump(mode="json")),
-]
-_WINDOW = TypeAdapter(Window)
-#: Zeros are not stored.
-_Window = Annotated[Window, PlainSerializer(lambda window: _WINDOW.dump_python(window, exclude_defaults=True))]
 _Effect = Annotated[Effect, Field(alias="what")]
-_Command = Annotated[Command, Field(alias="what")]
 
 
 @dataclass(frozen=True)
@@ -111,7 +79,7 @@ class Started(Event):
     canary: str
     stable: str
     archive: str
-    policy: _Policy
+    policy: StoredPolicy
     file: str = ""
     workers: int | None = None
     nodes: tuple[str, ...] = ()
@@ -187,7 +155,7 @@ class Tick(Event):
 
     kind = "tick"
     held_s: float = 0.0
-    windows: tuple[_Window, ...] = ()
+    windows: tuple[StoredWindow, ...] = ()
     cursor: Cursor = field(default_factory=dict)
     log_e: Mapping[str, float] | None = None
     is_disturbed: bool = False
@@ -197,23 +165,6 @@ class Tick(Event):
     def requests(self) -> tuple[int, int]:
         """Requests of stable and of the canary."""
         return sum(window.stable.requests for window in self.windows), sum(w.canary.requests for w in self.windows)
-
-
-@dataclass(frozen=True)
-class PairsCompared(Event):
-    """Answers of the canary, as a shadow, were compared with stable's.
-
-    Args:
-        counts: of this reading; the cursor says up to when it has the records.
-        waited_s: length of the period.
-        examples: ids of some requests whose answers differ.
-    """
-
-    kind = "pairs"
-    counts: PairCounts
-    cursor: Cursor = field(default_factory=dict)
-    waited_s: float = 0.0
-    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -257,33 +208,6 @@ class VerdictReached(Event):
 
 
 @dataclass(frozen=True)
-class CommandReceived(Event):
-    """A person, or the policy, gave a command."""
-
-    kind = "asked"
-    command: _Command
-    by: str = ""
-
-
-@dataclass(frozen=True)
-class PolicyChanged(Event):
-    """deployment.yaml has another policy; evidence begins anew under it."""
-
-    kind = "policy"
-    policy: _Policy
-    policy_digest: str = ""
-
-
-@dataclass(frozen=True)
-class StickyChanged(Event):
-    """The route assigns users where it assigned requests, or the other way; evidence begins anew at the cursor."""
-
-    kind = "sticky"
-    sticky: str
-    cursor: Cursor = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Ended(Event):
     """The rollout ended; `judgement` is the last one, absent in old journals."""
 
@@ -291,46 +215,6 @@ class Ended(Event):
     outcome: Outcome
     why: str
     judgement: Judgement | None = None
-
-
-@dataclass(frozen=True)
-class Reopened(Event):
-    """A promotion that has ended is rolled back on a person's command."""
-
-    kind = "reopened"
-    by: str = ""
-
-
-@dataclass(frozen=True)
-class NodesJoined(Event):
-    """Nodes serve stable that did not when the rollout began; EXTEND registers the canary there."""
-
-    kind = "joined"
-    nodes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Repaired(Event):
-    """The journal was written again: by its own process, which loses nothing, or by `tsctl rollout repair`.
-
-    Args:
-        lost: lines that could not be read. A rollout that has not ended can only be rolled back after that.
-    """
-
-    kind = "repaired"
-    lost: int = 0
-    by: str = ""
-
-
-@dataclass(frozen=True)
-class Unknown(Event):
-    """An event of a kind that this version does not know."""
-
-    kind: str  # type: ignore[misc]
-    content: Mapping[str, Any]
-
-
-EVENTS = {event.kind: event for event in Event.__subclasses__() if event is not Unknown}
 
 
 @dataclass(frozen=True)
@@ -349,46 +233,3 @@ class Entry:
     @property
     def kind(self) -> str:
         return self.event.kind
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """The event as the journal stores it."""
-        return to_json(self.event)
-
-
-def to_json(event: Event) -> dict[str, Any]:
-    """The stored keys of an event; those without a value are left out."""
-    if isinstance(event, Unknown):
-        return dict(event.content)
-    content: dict[str, Any] = _adapter(event.kind).dump_python(event, mode="json", by_alias=True, exclude_none=True)
-    return content
-
-
-class LaterEvent(ValueError):
-    """A later version of tsctl wrote it: it has a word or a setting that this version does not know."""
-
-
-def parse_event(kind: str, content: Mapping[str, Any]) -> Event:
-    """The event that was stored with these keys.
-
-    Raises:
-        LaterEvent: it has a setting, or names an effect, an outcome and the like, that this version does not know.
-        ValueError: a known kind lacks a key, or has a wrong value.
-    """
-    if not isinstance(kind, str):
-        raise ValueError(f"kind {kind!r} is no word")
-    if kind not in EVENTS:
-        return Unknown(kind, content)
-    try:
-        event: Event = _adapter(kind).validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        is_later = first["type"] in ("extra_forbidden", "enum", "literal_error")
-        problem = f"{kind}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise (LaterEvent if is_later else ValueError)(problem) from None
-    return event
-
-
-@cache
-def _adapter(kind: str) -> TypeAdapter[Any]:
-    return TypeAdapter(EVENTS[kind])

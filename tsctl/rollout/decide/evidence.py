@@ -30,7 +30,19 @@ ENDS = ("stop", "length", "tool_calls", OTHER)
 #: Lengths of a language model's answers that are judged one by one: from so many tokens up to the next.
 LENGTHS = ("0", *(str(1 << power) for power in range(13)))
 
-NO_EVENT = RatioProcess()
+#: The events that each signal compares, by class; where it knows no classes, all are of the class EVENT.
+EVENT = ""
+COUNTS: Mapping[str, Callable[[OutcomeCounts], Mapping[str, int]]] = {
+    "errors": lambda counts: {EVENT: counts.errors},
+    "refused": lambda counts: {EVENT: counts.refused},
+    "slow": lambda counts: {EVENT: counts.slow},
+    "mix": lambda counts: counts.classes,
+    "tokens": lambda counts: {EVENT: counts.slow_tokens},
+    "finish": lambda counts: counts.finishes,
+    "length": lambda counts: counts.lengths,
+}
+#: Signals that compare how often both versions' answers are of each class.
+BY_CLASS = frozenset({"mix", "finish", "length"})
 
 
 @dataclass(frozen=True)
@@ -38,85 +50,57 @@ class Comparison:
     """The processes that compare the canary with stable.
 
     Args:
-        mix: by class. The classes are fixed before the first request, or their average would be no e-process.
-        finish: by the end of an answer, and `length`: by its tokens; empty where answers are no texts.
+        processes: of each signal by class. The classes are fixed before the first request, or their average would be no
+            e-process; a signal that is not judged may have none.
     """
 
-    errors: RatioProcess = NO_EVENT
-    refused: RatioProcess = NO_EVENT
-    slow: RatioProcess = NO_EVENT
-    mix: Mapping[str, RatioProcess] = field(default_factory=dict)
-    tokens: RatioProcess = NO_EVENT
-    finish: Mapping[str, RatioProcess] = field(default_factory=dict)
-    length: Mapping[str, RatioProcess] = field(default_factory=dict)
+    processes: Mapping[str, Mapping[str, RatioProcess]]
 
-    def answered(self, stable: OutcomeCounts, canary: OutcomeCounts, weight: float) -> Comparison:
-        """After these refusals and predictions, computed or from a cache, at this weight of the canary, as a share."""
-        mix = _each_seen(self.mix, stable.classes, canary.classes, weight)
-        return replace(self, refused=self.refused.seen(canary.refused, stable.refused, weight), mix=mix)
-
-    def completed(self, stable: OutcomeCounts, canary: OutcomeCounts, share: float) -> Comparison:
-        """After these complete texts, of which the canary has this share."""
-        return replace(
-            self,
-            finish=_each_seen(self.finish, stable.finishes, canary.finishes, share),
-            length=_each_seen(self.length, stable.lengths, canary.lengths, share),
-        )
+    def seen(self, signals: Collection[str], stable: OutcomeCounts, canary: OutcomeCounts, share: float) -> Comparison:
+        """After more events of these signals, each of which is the canary's with this probability."""
+        after = dict(self.processes)
+        for signal in signals:
+            of_stable, of_canary, processes = COUNTS[signal](stable), COUNTS[signal](canary), after[signal]
+            after[signal] = {
+                name: process.seen(
+                    class_count(of_canary, name, processes), class_count(of_stable, name, processes), share
+                )
+                for name, process in processes.items()
+            }
+        return Comparison(after)
 
     def distribution(self, signal: str) -> Mapping[str, RatioProcess]:
         """The processes of a signal that compares shares of classes; empty for any other."""
-        return {"mix": self.mix, "finish": self.finish, "length": self.length}.get(signal, {})
+        return self.processes[signal] if signal in BY_CLASS else {}
 
     def without(self, part: Comparison, kept: float = 0.0) -> Comparison:
         """As of `RatioProcess.without`, for every process."""
         return Comparison(
-            self.errors.without(part.errors, kept),
-            self.refused.without(part.refused, kept),
-            self.slow.without(part.slow, kept),
-            _each_without(self.mix, part.mix, kept),
-            self.tokens.without(part.tokens, kept),
-            _each_without(self.finish, part.finish, kept),
-            _each_without(self.length, part.length, kept),
+            {
+                signal: {
+                    name: process.without(part.processes[signal][name], kept) for name, process in by_class.items()
+                }
+                for signal, by_class in self.processes.items()
+            }
         )
 
     @property
     def logs(self) -> dict[str, float]:
-        """Logarithm of each signal's e-value."""
+        """Logarithm of each signal's e-value, the average over its classes; that of 1 where it has none."""
         return {
-            "errors": self.errors.log_e,
-            "refused": self.refused.log_e,
-            "slow": self.slow.log_e,
-            "mix": _average(self.mix),
-            "tokens": self.tokens.log_e,
-            "finish": _average(self.finish),
-            "length": _average(self.length),
+            signal: log_mean([process.log_e for process in by_class.values()]) if by_class else 0.0
+            for signal, by_class in self.processes.items()
         }
 
-
-#: Of a signal that compares how often both versions' answers are of each class.
-Processes = Mapping[str, RatioProcess]
-
-
-def _each_seen(
-    processes: Processes, stable: Mapping[str, int], canary: Mapping[str, int], weight: float
-) -> dict[str, RatioProcess]:
-    return {
-        name: process.seen(class_count(canary, name, processes), class_count(stable, name, processes), weight)
-        for name, process in processes.items()
-    }
-
-
-def _each_without(processes: Processes, part: Processes, kept: float) -> dict[str, RatioProcess]:
-    return {name: process.without(part[name], kept) for name, process in processes.items()}
-
-
-def _average(processes: Processes) -> float:
-    """Logarithm of the average e-value; that of 1 where there is none."""
-    return log_mean([process.log_e for process in processes.values()]) if processes else 0.0
-
-
-#: Adds events of stable and of the canary to a comparison.
-Step = Callable[[Comparison, OutcomeCounts, OutcomeCounts], Comparison]
+    @property
+    def without_events(self) -> Comparison:
+        """No event yet, with the same classes."""
+        return Comparison(
+            {
+                signal: {name: RatioProcess(process.ratios) for name, process in by_class.items()}
+                for signal, by_class in self.processes.items()
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -125,38 +109,22 @@ class Kind:
 
     Args:
         computed: how many of a version's answers could have been one.
-        step: how to compare, where this share of both versions' computed answers is the canary's.
+        signals: that compare it; of both versions' computed answers, the canary's share is its probability.
         is_time: it depends on how busy the version's workers are.
     """
 
     name: str
     computed: Callable[[OutcomeCounts], int]
-    step: Callable[[float], Step]
+    signals: tuple[str, ...]
     is_time: bool = False
 
 
-def _errors(share: float) -> Step:
-    return lambda old, stable, canary: replace(old, errors=old.errors.seen(canary.errors, stable.errors, share))
-
-
-def _slow(share: float) -> Step:
-    return lambda old, stable, canary: replace(old, slow=old.slow.seen(canary.slow, stable.slow, share))
-
-
-def _tokens(share: float) -> Step:
-    return lambda old, stable, canary: replace(
-        old, tokens=old.tokens.seen(canary.slow_tokens, stable.slow_tokens, share)
-    )
-
-
-def _completed(share: float) -> Step:
-    return lambda old, stable, canary: old.completed(stable, canary, share)
-
-
-ERRORS = Kind("errors", lambda counts: counts.computed, _errors)
-SLOW = Kind("slow", lambda counts: counts.timed, _slow, is_time=True)
-TOKENS = Kind("tokens", lambda counts: counts.paced, _tokens, is_time=True)
-COMPLETED = Kind("completed", lambda counts: counts.complete, _completed)
+ERRORS = Kind("errors", lambda counts: counts.computed, ("errors",))
+SLOW = Kind("slow", lambda counts: counts.timed, ("slow",), is_time=True)
+TOKENS = Kind("tokens", lambda counts: counts.paced, ("tokens",), is_time=True)
+COMPLETED = Kind("completed", lambda counts: counts.complete, ("finish", "length"))
+#: Signals whose events a cache's answers have as well.
+ANSWERED = ("refused", "mix")
 
 
 @dataclass(frozen=True)
@@ -245,7 +213,7 @@ class Evidence:
         if window.weight == TOTAL:  # no request went to stable
             return after
         weight = window.weight / TOTAL
-        after = after._compare(window, lambda compared, *counts: compared.answered(*counts, weight))
+        after = after._compare(window, ANSWERED, weight)
         after = after._add_computed(ERRORS, window)
         for kind in (SLOW, TOKENS, COMPLETED) if self.is_text else (SLOW,):
             is_busier = self.is_text and kind.is_time and 2 * window.weight > TOTAL
@@ -259,7 +227,7 @@ class Evidence:
         if self.is_text:  # users are assigned by weight, however many requests each of them sends
             is_at_once = kind is ERRORS or window.is_by_user
         if block is None and is_at_once:
-            return self._count_warm(kind, window)._compare(window, kind.step(window.weight / TOTAL))
+            return self._count_warm(kind, window)._compare(window, kind.signals, window.weight / TOTAL)
         if block is not None and block.weight != window.weight:
             if not kind.computed(window.stable) + kind.computed(window.canary):
                 return self  # events of a weight that is past
@@ -277,19 +245,20 @@ class Evidence:
         stable, canary = kind.computed(block.stable), kind.computed(block.canary)
         if not stable or not canary:
             return after
-        return after._count_warm(kind, block)._compare(block, kind.step(canary / (canary + stable)))
+        return after._count_warm(kind, block)._compare(block, kind.signals, canary / (canary + stable))
 
     def _count_warm(self, kind: Kind, window: Window) -> Evidence:
         return replace(self, warm=self.warm + window.canary.timed) if kind is SLOW else self
 
-    def _compare(self, window: Window, step: Step) -> Evidence:
-        """Take a step with the counts of all clients, and with those of each where the route divides users."""
+    def _compare(self, window: Window, signals: Collection[str], share: float) -> Evidence:
+        """Compare the counts of all clients, and those of each where the route divides users."""
         clients = dict(self.clients)
         for name, new in window.clients.items() if window.is_by_user else ():
             before = self._client(name)
-            compared = step(before.compared or _no_event(self.compared), new.stable_users, new.canary_users)
+            compared = before.compared or self.compared.without_events
+            compared = compared.seen(signals, new.stable_users, new.canary_users, share)
             clients[name] = replace(before, compared=compared)
-        return replace(self, compared=step(self.compared, *window.compared), clients=clients)
+        return replace(self, compared=self.compared.seen(signals, *window.compared, share), clients=clients)
 
     def _client(self, name: str) -> ClientEvidence:
         return self.clients.get(name, ClientEvidence())
@@ -336,18 +305,15 @@ def no_evidence(policy: RolloutPolicy, classes: Sequence[str], is_text: bool = F
         classes: that stable predicted before the rollout began; none: the class distribution is not judged.
         is_text: answers are texts of a language model.
     """
-    named = [*classes, OTHER] if classes else []
-    finish, length = (ENDS, LENGTHS) if is_text else ((), ())
-    compared = Comparison(mix=_both_ways(named), finish=_both_ways(finish), length=_both_ways(length))
-    return Evidence(compared, policy.max_error_rate, is_text=is_text)
-
-
-def _both_ways(classes: Collection[str]) -> Processes:
-    return {name: RatioProcess(BOTH_WAYS) for name in classes}
-
-
-def _no_event(like: Comparison) -> Comparison:
-    """No event yet, with the classes of another comparison."""
-    return Comparison(
-        mix=_both_ways(like.mix.keys()), finish=_both_ways(like.finish.keys()), length=_both_ways(like.length.keys())
-    )
+    named = {
+        "mix": [*classes, OTHER] if classes else [],
+        "finish": ENDS if is_text else (),
+        "length": LENGTHS if is_text else (),
+    }
+    processes = {
+        signal: {name: RatioProcess(BOTH_WAYS) for name in named[signal]}
+        if signal in named
+        else {EVENT: RatioProcess()}
+        for signal in COUNTS
+    }
+    return Evidence(Comparison(processes), policy.max_error_rate, is_text=is_text)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import log
 
-from tsctl.config.policy import LIMIT, TEXT_SIGNALS, RolloutPolicy
-from tsctl.rollout.decide.evidence import LENGTHS, Evidence, class_count
+from tsctl.config.policy import RolloutPolicy
+from tsctl.rollout.decide.evidence import Evidence
+from tsctl.rollout.decide.readings import Reading, read_signals, why_failed
 from tsctl.rollout.decide.windows import OutcomeCounts
 from tsctl.statistics.sequential import log_mean, rate_bounds, rejects
 
@@ -19,8 +20,6 @@ from tsctl.statistics.sequential import log_mean, rate_bounds, rejects
 MOST_REQUESTS = 1 << 40
 #: Names the weighted average among the e-values of signals.
 AVERAGE = "average"
-#: Growth of a worker's memory below this many bytes is no leak: allocators keep memory that they once had.
-LEAST_GROWTH = 256 << 20
 
 
 class Verdict(StrEnum):
@@ -29,43 +28,6 @@ class Verdict(StrEnum):
     PASS = "pass"  # noqa: S105 - no password
     FAIL = "fail"
     UNDECIDED = "undecided"
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share of a version's requests, with an interval that contains it at all times at once."""
-
-    events: int
-    requests: int
-    low: float
-    high: float
-
-    @property
-    def estimate(self) -> float | None:
-        """None without requests."""
-        return self.events / self.requests if self.requests else None
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One signal and its evidence.
-
-    Args:
-        share: of the average of e-values.
-        about: the class with the largest e-value, of a signal that compares classes.
-    """
-
-    signal: str
-    log_e: float
-    share: float
-    stable: Rate
-    canary: Rate
-    about: str = ""
-
-    @property
-    def log_part(self) -> float:
-        """Logarithm of its part of the average."""
-        return self.log_e + log(self.share)
 
 
 @dataclass(frozen=True)
@@ -109,7 +71,7 @@ def judge(policy: RolloutPolicy, evidence: Evidence, held_s: float, requests: in
     total = log_e_values(policy, evidence)[AVERAGE]
     if rejects(total, policy.alpha):
         largest = max(readings, key=lambda reading: reading.log_part)
-        return Judgement(Verdict.FAIL, _why_failed(largest, policy), total, readings, signal=largest.signal)
+        return Judgement(Verdict.FAIL, why_failed(largest, policy), total, readings, signal=largest.signal)
     if rejects(_average(policy, evidence.bounded_logs), policy.alpha):
         return Judgement(Verdict.UNDECIDED, ONE_CLIENT, total, readings)
     if missing := max(0, policy.min_labels - evidence.labels.canary):
@@ -121,26 +83,6 @@ def judge(policy: RolloutPolicy, evidence: Evidence, held_s: float, requests: in
         left = policy.hold_s - held_s
         return Judgement(Verdict.UNDECIDED, f"{left:.0f} s of hold time left", total, readings)
     return Judgement(Verdict.PASS, "no signal counts against it", total, readings)
-
-
-def read_signals(policy: RolloutPolicy, evidence: Evidence) -> tuple[Reading, ...]:
-    """Every judged signal, in the order of the policy, the limit last."""
-    logs = evidence.logs
-    readings = []
-    for signal, share in policy.shares.items():
-        if signal == "labels":
-            labels = evidence.labels
-            stable = rate_of(labels.stable_wrong, labels.stable, policy.alpha)
-            canary = rate_of(labels.canary_wrong, labels.canary, policy.alpha)
-            readings.append(Reading(signal, logs[signal], share, stable, canary))
-            continue
-        classes = evidence.compared.distribution(signal)
-        about = max(classes, key=lambda name: classes[name].log_e, default="")
-        stable, canary = (
-            _rate(signal, about, seen, evidence, policy.alpha) for seen in (evidence.stable, evidence.canary)
-        )
-        readings.append(Reading(signal, logs[signal], share, stable, canary, about))
-    return tuple(readings)
 
 
 def log_e_values(policy: RolloutPolicy, evidence: Evidence) -> dict[str, float]:
@@ -175,82 +117,3 @@ def requests_until_below(seen: OutcomeCounts, rate: float, alpha: float) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if is_below(middle) else (middle, high)
     return high
-
-
-def _rate(signal: str, about: str, seen: OutcomeCounts, evidence: Evidence, alpha: float) -> Rate:
-    counts = {"mix": seen.classes, "finish": seen.finishes, "length": seen.lengths}.get(signal)
-    if counts is not None:
-        events = class_count(counts, about, evidence.compared.distribution(signal)) if about else 0
-        requests = sum(counts.values())
-    elif signal == "slow":
-        events, requests = seen.slow, seen.timed if evidence.is_text else seen.computed
-    elif signal == "tokens":
-        events, requests = seen.slow_tokens, seen.paced
-    elif signal == "refused":
-        events, requests = seen.refused, seen.requests
-    else:
-        events, requests = seen.errors, seen.computed if signal == "errors" else seen.requests
-    return rate_of(events, requests, alpha)
-
-
-def rate_of(events: int, requests: int, alpha: float) -> Rate:
-    """The share of events among the requests.
-
-    Envoy updates its histograms later than its counters: after an edit of the policy, more slow answers than requests
-    may be known. Then all requests are events.
-    """
-    events = min(events, requests)
-    return Rate(events, requests, *rate_bounds(events, requests, alpha))
-
-
-def _why_failed(reading: Reading, policy: RolloutPolicy) -> str:
-    canary, stable = _percent(reading.canary), _percent(reading.stable)
-    if reading.signal == LIMIT:
-        return f"{canary} of the canary's requests are errors, and the policy allows {policy.max_error_rate:.2%}"
-    if reading.signal == "labels":
-        return f"{canary} of the canary's labelled items are wrong, against {stable} of stable's"
-    event = {
-        "errors": "are errors",
-        "refused": "are refused with 4xx",
-        "slow": "are slow",
-        "mix": f"are predicted as {reading.about}",
-        "tokens": "have slow tokens",
-        "finish": f"end by {reading.about}",
-        "length": f"have {length_text(reading.about)}",
-    }[reading.signal]
-    kind = "answers" if reading.signal in TEXT_SIGNALS else "requests"
-    return f"{canary} of the canary's {kind} {event}, against {stable} of stable's"
-
-
-def length_text(length: str) -> str:
-    """A class of LENGTHS in words: `64 to 127 tokens`; `some length` where it is none."""
-    if length not in LENGTHS:
-        return "some length"
-    low = int(length)
-    if length == LENGTHS[-1]:
-        return f"{low:,} tokens or more"
-    high = 2 * low - 1
-    return f"{low:,} to {high:,} tokens" if high > low else f"{low} token{'' if low == 1 else 's'}"
-
-
-def _percent(rate: Rate) -> str:
-    return f"{rate.estimate:.2%}" if rate.estimate is not None else "none"
-
-
-def memory_fault(warm: Mapping[str, int], now: Mapping[str, int], most: float) -> str:
-    """Why a worker has too much memory; empty where none has. Memory has a limit: one process is no sample of requests.
-
-    Args:
-        warm: bytes of each worker when it was warm; a later worker is compared with the smallest of them.
-        now: bytes of each worker.
-        most: how many times its warm memory a worker may have.
-    """
-    known = [size for size in warm.values() if size > 0]
-    for worker, size in now.items():
-        before = warm.get(worker) or min(known, default=0)
-        if before and size > most * before and size - before > LEAST_GROWTH:
-            return (
-                f"worker {worker} has {size >> 20:,} MiB, {size / before:.1f} times as much as when it was warm,"
-                f" and the policy allows {most:g} times"
-            )
-    return ""

@@ -8,7 +8,9 @@ from functools import lru_cache
 from math import ceil
 
 from tsctl.config.policy import RolloutPolicy, ShadowStage
-from tsctl.rollout.decide.judge import Judgement, Reading, Verdict, rate_of
+from tsctl.rollout.decide.events import Cursor, Event
+from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.readings import Reading, rate_of
 from tsctl.shadow.disagreement import Disagreement, Repeat
 from tsctl.shadow.pairing import Unpaired, paired_share
 from tsctl.shadow.plan import pairs_to_find, pairs_to_pass
@@ -55,9 +57,6 @@ class PairCounts:
     def paired_share(self) -> float | None:
         """Pairs as a share of the copied requests; None before the first."""
         return paired_share(self.pairs, {Unpaired[name]: count for name, count in self.unpaired.items()})
-
-
-NO_PAIRS = PairCounts()
 
 
 def counts_of(evidence: Disagreement, unpaired: Mapping[Unpaired, int]) -> PairCounts:
@@ -138,3 +137,20 @@ def _more(stage: ShadowStage, alpha: float, noisy: int, evidence: Disagreement, 
     rate, floor = evidence.differing / evidence.pairs, noisy / process.pairs
     pairs = _pairs_until_decided(rate, floor, stage.max_disagreement, alpha)
     return stage.min_pairs if pairs is None else ceil(pairs - process.pairs)
+
+
+@dataclass(frozen=True)
+class PairsCompared(Event):
+    """Answers of the canary, as a shadow, were compared with stable's.
+
+    Args:
+        counts: of this reading; the cursor says up to when it has the records.
+        waited_s: length of the period.
+        examples: ids of some requests whose answers differ.
+    """
+
+    kind = "pairs"
+    counts: PairCounts
+    cursor: Cursor = field(default_factory=dict)
+    waited_s: float = 0.0
+    examples: tuple[str, ...] = ()

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide import events
-from tsctl.rollout.decide.events import Command, Cursor, Effect, Entry, Outcome
+from tsctl.rollout.decide import events, interventions
+from tsctl.rollout.decide.events import Cursor, Effect, Entry, Outcome
 from tsctl.rollout.decide.evidence import Evidence, no_evidence
+from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.decide.judge import NOT_RECORDED, Judgement, Verdict, judge
 from tsctl.rollout.decide.labels import LabelCounts
-from tsctl.rollout.decide.shadow import added, judge_shadow, unpaired_after
+from tsctl.rollout.decide.shadow import PairsCompared, added, judge_shadow, unpaired_after
 from tsctl.rollout.decide.windows import UNKNOWN, Thresholds, Window
 from tsctl.shadow.disagreement import Disagreement
 
@@ -172,7 +173,7 @@ def after(state: State | None, entry: Entry) -> State:
             return replace(state, doing=event.effect, had_weight=had_weight, is_copied=is_copied)
         case events.EffectDone() as event:
             return _done(state, event, entry.at)
-        case events.PairsCompared() as event:
+        case PairsCompared() as event:
             return _compared(state, event)
         case events.StepBegan() as event:
             return _step(state, event)
@@ -186,23 +187,23 @@ def after(state: State | None, entry: Entry) -> State:
             is_compared = state.is_compared or (state.is_in_shadow_stage and event.verdict is Verdict.PASS)
             judged = replace(state, verdict=event.verdict, why=event.why, signal=event.signal)
             return replace(judged, recorded=event.judgement, is_compared=is_compared)
-        case events.CommandReceived() as event:
+        case interventions.CommandReceived() as event:
             return _command(state, event)
-        case events.PolicyChanged() as event:
+        case interventions.PolicyChanged() as event:
             return _policy(state, event.policy)
-        case events.StickyChanged(sticky=sticky, cursor=cursor):
+        case interventions.StickyChanged(sticky=sticky, cursor=cursor):
             anew = replace(_policy(state, state.policy), sticky=sticky, since=cursor, before=())
             return replace(anew, cursor={**state.cursor, **cursor})
         case events.Ended() as event:
             recorded = event.judgement or state.recorded
             ended = replace(state, outcome=event.outcome, why=event.why, ended_at=entry.at, waits_for="")
             return replace(ended, recorded=recorded)
-        case events.Reopened() as event:  # a promotion is rolled back
+        case interventions.Reopened() as event:  # a promotion is rolled back
             command = replace(state, command=Command.ROLLBACK, commanded_by=event.by)
             return replace(command, outcome=None, ended_at=None)
-        case events.NodesJoined(nodes=nodes):
+        case interventions.NodesJoined(nodes=nodes):
             return replace(state, joined=(*state.joined, *nodes))
-        case events.Repaired(lost=lost) if lost and state.outcome is None:
+        case interventions.Repaired(lost=lost) if lost and state.outcome is None:
             return _incomplete(state)
     return state
 
@@ -302,7 +303,7 @@ def evidence_after(
     return evidence
 
 
-def _compared(state: State, event: events.PairsCompared) -> State:
+def _compared(state: State, event: PairsCompared) -> State:
     return replace(
         state,
         pairs=added(state.pairs, event.counts),
@@ -313,7 +314,7 @@ def _compared(state: State, event: events.PairsCompared) -> State:
     )
 
 
-def _command(state: State, event: events.CommandReceived) -> State:
+def _command(state: State, event: interventions.CommandReceived) -> State:
     """The last command holds; after abort or rollback, nothing else counts."""
     if state.command in (Command.ABORT, Command.ROLLBACK):
         return state

@@ -6,15 +6,11 @@ deadline that it set itself, and its leaving, before an answer or in the middle 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import floor, inf, nextafter
 
 from handlers.contract import CACHE_STATES, FINISHES
-from tsctl.gateway.access_log import AccessLogEntry
 from tsctl.gateway.headers import CLIENT
-from tsctl.rollout.decide.evidence import LENGTHS
-from tsctl.rollout.decide.windows import OutcomeCounts, Thresholds
+from tsctl.rollout.decide.windows import OutcomeCounts
 
 #: The answer was not computed.
 HIT = CACHE_STATES[0]
@@ -29,8 +25,6 @@ UNAVAILABLE = "503"
 FAILED, BROKEN = FINISHES[-1], "broken"
 #: Envoy's response flag of a connection that the client closed.
 CLIENT_CLOSED = "DC"
-#: The share of a language model's answers that take no longer than `longest_s`.
-NEARLY_ALL = 0.99
 
 
 @dataclass(frozen=True)
@@ -90,70 +84,3 @@ class Answer:
             unanswered=requests if self.is_unanswered else 0,
             cached=requests if self.cache == HIT else 0,
         )
-
-
-def answer_of(entry: AccessLogEntry) -> Answer:
-    """The answer in a line of the access log."""
-    texts = (entry.predicted_class, entry.flags, entry.deadline, entry.cache, entry.finish)
-    return Answer(str(entry.status), *(text or "" for text in texts))
-
-
-def is_slow(entry: AccessLogEntry, slow_ms: float | None) -> bool:
-    """Whether its client waited as long as the slow threshold; not where there is none, or nothing was computed."""
-    waited_ms = computed_ms(entry)
-    return slow_ms is not None and waited_ms is not None and waited_ms >= slow_ms
-
-
-def computed_ms(entry: AccessLogEntry) -> float | None:
-    """How long its client waited for an answer that was not from a cache; None where no node answered.
-
-    Of a language model's stream that is the time to its first token. An answer in one piece has none: the time of all
-    of it depends on its length.
-    """
-    is_whole_text = entry.finish is not None and not entry.is_stream
-    return None if entry.cache == HIT or is_whole_text else entry.waited_ms
-
-
-def text_counts(entry: AccessLogEntry, token_ms: float | None) -> OutcomeCounts:
-    """What a language model's answer tells besides; nothing where it is none, or not complete.
-
-    Args:
-        token_ms: an answer whose tokens take as long each has slow tokens; None: none has.
-    """
-    if entry.finish is None or entry.finish in (FAILED, BROKEN) or answer_of(entry).is_of_client:
-        return OutcomeCounts()
-    tokens = entry.tokens_out
-    return OutcomeCounts(
-        finishes={entry.finish: 1},
-        lengths={} if tokens is None else {length_class(tokens): 1},
-        paced=int(entry.token_ms is not None),
-        slow_tokens=int(token_ms is not None and entry.token_ms is not None and entry.token_ms >= token_ms),
-    )
-
-
-def length_class(tokens: int) -> str:
-    """The class of LENGTHS that an answer of so many tokens is in."""
-    return min("0" if tokens < 1 else str(1 << tokens.bit_length() - 1), LENGTHS[-1], key=int)
-
-
-def text_thresholds(entries: Iterable[AccessLogEntry], quantile: float, least: int) -> Thresholds:
-    """From which times on a language model's answers are slow: longer than this share of these took.
-
-    Args:
-        entries: of one version.
-        least: answers whose time is known, for a threshold.
-    """
-    complete = [entry for entry in entries if text_counts(entry, None).complete]
-    firsts = [first_ms for entry in complete if (first_ms := computed_ms(entry)) is not None]
-    tokens = [token_ms for entry in complete if (token_ms := entry.token_ms) is not None]
-    return Thresholds(
-        slow_ms=_beyond(firsts, quantile) if len(firsts) >= least else None,
-        token_ms=_beyond(tokens, quantile) if len(tokens) >= least else None,
-        longest_s=_beyond([entry.duration_ms / 1000 for entry in complete], NEARLY_ALL) if complete else None,
-    )
-
-
-def _beyond(values: Sequence[float], quantile: float) -> float:
-    """The least number that at most a share of 1 - quantile of the values reach."""
-    most = floor((1 - quantile) * len(values) + 1e-9)
-    return nextafter(sorted(values, reverse=True)[most], inf)

@@ -6,10 +6,9 @@ that fell was reset by a restart of Envoy, and counts from zero.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import inf
 
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.counters import (
@@ -28,13 +27,7 @@ from tsctl.rollout.evidence.answers import HIT, Answer
 
 #: By weight of the canary and version.
 Totals = defaultdict[tuple[int, str], OutcomeCounts]
-#: Answers that took less than some milliseconds, each `shortest_over` an edge; all answers under `inf`.
-Durations = Counter[float]
 
-#: Most classes that are judged one by one.
-MOST_CLASSES = 50
-#: Fewest answers of a version from which a quantile of their durations is taken.
-LEAST_ANSWERS = 100
 #: Begins the keys of a cursor that count requests.
 REQUEST = "r|"
 #: Begins those that count slow answers, and those that count answers with a time.
@@ -42,8 +35,6 @@ SLOW, TIMED = "s|", "t|"
 #: Begins those that count failures of a client.
 FAILURE = "e|"
 _COUNTERS = (REQUEST, SLOW, TIMED, FAILURE)
-#: Begins the keys of one of several Envoys, with its name and this end; SEEN says that the cursor knows it.
-_ENVOY, _END, SEEN = "g|", "||", "seen"
 #: Labels of an answer behind its status, in a key of a cursor.
 _OF_ANSWER = ("flags", "deadline", "cache")
 
@@ -104,58 +95,6 @@ def counter_values(samples: Iterable[Sample], query: EvidenceQuery) -> dict[str,
         if labels.get("version") in (query.stable, query.canary):
             values[f"{FAILURE}{labels['version']}|{_answer_text(labels)}|{labels.get('client', '')}"] = value
     return values
-
-
-def together(parts: Mapping[str, list[Sample]]) -> list[Sample]:
-    """The samples of several Envoys, of each series the sum. A cursor is never made of it: see `cursor_of`."""
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    values = Counter[tuple[str, tuple[tuple[str, str], ...]]]()
-    for samples in parts.values():
-        for sample in samples:
-            values[sample.name, tuple(sorted(sample.labels.items()))] += sample.value
-    return [Sample(name, dict(labels), value) for (name, labels), value in values.items()]
-
-
-def cursor_of(parts: Mapping[str, list[Sample]], query: EvidenceQuery) -> dict[str, int]:
-    """The values that the query needs, of each Envoy: any of them may start anew, and then only its counts fall."""
-    return {
-        f"{_prefix(name)}{key}": value
-        for name, samples in parts.items()
-        for key, value in {**counter_values(samples, query), **({SEEN: 1} if name else {})}.items()
-    }
-
-
-def is_of(kind: str, key: str) -> bool:
-    """Whether a key of a cursor, of whatever Envoy, counts this kind."""
-    return (key.partition(_END)[2] if key.startswith(_ENVOY) else key).startswith(kind)
-
-
-def _prefix(name: str) -> str:
-    return f"{_ENVOY}{name}{_END}" if name else ""
-
-
-def windows_of_all(
-    cursor: Cursor, parts: Mapping[str, list[Sample]], query: EvidenceQuery, shares: Mapping[str, float]
-) -> tuple[list[Window], dict[str, int]]:
-    """As `windows_since`, of several Envoys: a window for each weight, whichever of them had it in force.
-
-    One of several that the cursor does not know has counted for an unknown time: its counts are evidence from now on.
-    """
-    by_weight: dict[int, Window] = {}
-    changed: dict[str, int] = {}
-    for name, samples in parts.items():
-        prefix = _prefix(name)
-        own = {key.removeprefix(prefix): value for key, value in cursor.items() if key.startswith(prefix)}
-        if name and SEEN not in own:
-            changed |= cursor_of({name: samples}, query)
-            continue
-        windows, more = windows_since(own, counter_values(samples, query), query, shares)
-        changed |= {f"{prefix}{key}": value for key, value in more.items()}
-        for window in windows:
-            known = by_weight.get(window.weight)
-            by_weight[window.weight] = window if known is None else known + window
-    return [by_weight[weight] for weight in sorted(by_weight)], changed
 
 
 def client_shares(samples: Iterable[Sample], model: str) -> dict[str, float]:
@@ -256,44 +195,3 @@ def _counts(kind: str, rest: list[str], count: int, query: EvidenceQuery) -> Out
 def _answer(text: str, predicted: str) -> Answer:
     status, *others = text.split(";")
     return Answer(status, "" if predicted == "-" else predicted, **dict(zip(_OF_ANSWER, others, strict=False)))
-
-
-def durations_of(samples: Iterable[Sample], model: str, version: str) -> Durations:
-    """Durations of answers that the version computed, of requests by weight, since the gateway began to count."""
-    durations = Durations()
-    for sample in by_weight(samples, model):
-        if sample.labels.get("version") != version or _is_hit(sample):
-            continue
-        if sample.name == f"{REQUEST_MS}_count":
-            durations[inf] += sample.value
-        elif (edge := bucket_edge(sample)) is not None:
-            durations[shortest_over(edge)] += sample.value
-    return durations
-
-
-def slow_threshold_ms(durations: Durations, quantile: float) -> float | None:
-    """The least duration that at most a share of 1 - quantile of the answers reached; None where there is none."""
-    total, most = durations[inf], (1 - quantile) * durations[inf]
-    return min((ms for ms, count in durations.items() if ms < inf and total - count <= most), default=None)
-
-
-def classes_of(samples: Iterable[Sample], model: str, version: str) -> tuple[str, ...]:
-    """The classes that the version predicted, the most frequent first, MOST_CLASSES at most."""
-    counts = Counter[str]()
-    for sample in samples:
-        labels = sample.labels
-        name = labels.get("class", "")
-        if sample.name == REQUESTS and (labels.get("model"), labels.get("version")) == (model, version) and name:
-            counts[name] += sample.value
-    return tuple(sorted(counts, key=lambda name: (-counts[name], name))[:MOST_CLASSES])
-
-
-def requests_of(samples: Iterable[Sample], model: str, version: str | None = None) -> int:
-    """Requests that the model's route got by weight, since the gateway began to count; of one version, or of all."""
-    counted = (sample for sample in by_weight(samples, model) if sample.name == REQUESTS)
-    return sum(sample.value for sample in counted if version in (None, sample.labels.get("version")))
-
-
-def hits_of(samples: Iterable[Sample], model: str, version: str | None = None) -> int:
-    """Those of these requests that a cache answered."""
-    return requests_of((sample for sample in samples if _is_hit(sample)), model, version)

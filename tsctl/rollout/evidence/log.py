@@ -15,8 +15,9 @@ from pathlib import Path
 from tsctl.gateway.access_log import AccessLogEntry, LogPosition, end_of_log, newest_chunks, parse_entry, read_lines
 from tsctl.rollout.decide.events import Cursor
 from tsctl.rollout.decide.windows import NOTHING, ClientCounts, OutcomeCounts, Thresholds, Window
-from tsctl.rollout.evidence.answers import answer_of, computed_ms, is_slow, text_counts, text_thresholds
-from tsctl.rollout.evidence.counts import LEAST_ANSWERS, EvidenceQuery, Totals
+from tsctl.rollout.evidence.counts import EvidenceQuery, Totals
+from tsctl.rollout.evidence.log_answers import answer_of, computed_ms, is_slow, text_counts, text_thresholds
+from tsctl.rollout.evidence.totals import LEAST_ANSWERS
 
 #: By weight of the canary and client.
 Clients = defaultdict[int, defaultdict[str, ClientCounts]]

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from tsctl.errors import AnalysisError
 from tsctl.records.database import Place
 from tsctl.records.pairs import WAIT_S, Versions, read_pairs
-from tsctl.rollout.decide.events import PairsCompared
-from tsctl.rollout.decide.shadow import counts_of
+from tsctl.rollout.decide.shadow import PairsCompared, counts_of
 from tsctl.rollout.decide.state import SHADOW_CURSOR, State
 from tsctl.shadow.comparators import NotComparable
 from tsctl.shadow.disagreement import Disagreement, observe

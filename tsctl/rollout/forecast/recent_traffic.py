@@ -11,8 +11,8 @@ from tsctl.gateway.access_log import CHUNK_BYTES, AccessLogEntry, newest_chunks,
 from tsctl.gateway.traffic import STABLE
 from tsctl.rollout.decide.evidence import OTHER
 from tsctl.rollout.decide.windows import OutcomeCounts
-from tsctl.rollout.evidence.answers import answer_of, computed_ms, is_slow
-from tsctl.rollout.evidence.counts import MOST_CLASSES
+from tsctl.rollout.evidence.log_answers import answer_of, computed_ms, is_slow
+from tsctl.rollout.evidence.totals import MOST_CLASSES
 from tsctl.rollout.forecast.forecast import RecentTraffic
 
 #: Of the log, for one forecast; some 200,000 requests.

@@ -22,9 +22,9 @@ from tsctl.config.project import Project
 from tsctl.control.here import shared_place
 from tsctl.host.locks import is_held
 from tsctl.host.person import person
-from tsctl.rollout.decide.events import Command
+from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.run.journal import folder, lock_of
+from tsctl.rollout.run.journal_files import folder, lock_of
 from tsctl.rollout.run.shared import SharedCommands
 
 #: How files begin whose command was not read yet, and those whose command is not in the journal yet.

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.contract import Tolerance
-from tsctl.archive.container import open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.known import Sample, difference_of, known, name_of
 from tsctl.archive.store import StoredArchive
 from tsctl.errors import NodeError
@@ -32,8 +31,7 @@ def read_golden(archive: StoredArchive) -> Golden:
     Raises:
         ArchiveError: it cannot be read.
     """
-    with open_archive(archive.path) as content:
-        facts = read_facts(content)
+    facts = facts_of(archive.path)
     found = known(archive.path)
     return Golden(found.samples, found.answers, facts.tolerance, facts.batch_size, facts.is_text)
 

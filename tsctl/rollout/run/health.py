@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,16 +27,42 @@ CHECK_S = 2.0
 GONE_S = 60.0
 
 
-@dataclass
-class LiveHealth:
-    """The canary's nodes and workers, its archive, and the weights in force."""
+@dataclass(kw_only=True)
+class CheckedHealth(ABC):
+    """Checks anew every CHECK_S, and when the weight has changed."""
 
-    gateway: LiveGateway
-    archive: StoredArchive
     clock: Callable[[], float] = time.monotonic
     _checked: tuple[float, int, bool] | None = None  # when, and at which weight
     _trouble: str = ""
     _grace_s: float | None = None
+
+    def trouble(self, state: State, is_fresh: bool = False) -> str:
+        now, at = self.clock(), (state.weight, state.is_weighed)
+        checked = self._checked
+        if is_fresh or checked is None or checked[1:] != at or now - checked[0] >= CHECK_S:
+            self._grace_s = None
+            try:
+                self._trouble = self._check(state)
+            except TsctlError as error:
+                self._trouble = error.summary
+            self._checked = self.clock(), *at
+        return self._trouble
+
+    def grace_s(self, state: State) -> float | None:
+        self.trouble(state)
+        return self._grace_s
+
+    @abstractmethod
+    def _check(self, state: State) -> str:
+        """As `trouble`; sets `_grace_s` where the canary alone is without a READY worker."""
+
+
+@dataclass
+class LiveHealth(CheckedHealth):
+    """The canary's nodes and workers, its archive, and the weights in force."""
+
+    gateway: LiveGateway
+    archive: StoredArchive
     _eligible: tuple[str, ...] = ()  # nodes with stable, on which the canary may be
     _pids: dict[str, int] = field(default_factory=dict)
     _archive_mark: tuple[int, int, int] | None = None  # of the file whose digest was right
@@ -54,29 +81,13 @@ class LiveHealth:
         """Of the workers on this machine that the last check saw."""
         return read_memory(self._pids)
 
-    def trouble(self, state: State, is_fresh: bool = False) -> str:
-        """Checked anew every CHECK_S, and when the weight has changed."""
-        now = self.clock()
-        is_known = self._checked is not None and self._checked[1:] == (state.weight, state.is_weighed)
-        if is_fresh or self._checked is None or not is_known or now - self._checked[0] >= CHECK_S:
-            self._grace_s, self._eligible = None, ()
-            try:
-                self._trouble = self._check(state)
-            except TsctlError as error:
-                self._trouble = error.summary
-            self._checked = (self.clock(), state.weight, state.is_weighed)
-        return self._trouble
-
-    def grace_s(self, state: State) -> float | None:
-        self.trouble(state)
-        return self._grace_s
-
     def joined(self, state: State) -> tuple[str, ...]:
         """Also between two checks, at which those that the last one saw may be in the state already."""
         self.trouble(state)
         return tuple(name for name in self._eligible if name not in (*state.nodes, *state.joined))
 
     def _check(self, state: State) -> str:
+        self._eligible = ()
         gateway = self.gateway.now()
         if not gateway.admin.is_live():  # Prometheus would not tell
             return "the gateway does not run"

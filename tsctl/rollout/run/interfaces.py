@@ -11,8 +11,10 @@ from tsctl.control.place import PlaceUnusable
 from tsctl.errors import AnalysisError, ConflictError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.nodes.fan_out import is_unavailable
-from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone, PairsCompared
+from tsctl.rollout.decide.events import Cursor, Effect, EffectDone
+from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.decide.labels import LabelCounts
+from tsctl.rollout.decide.shadow import PairsCompared
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import Thresholds, Window
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tsctl.errors import AnalysisError
 from tsctl.host.files import sync_folder, write_secret
-from tsctl.rollout.decide.events import Entry, LaterEvent, Started, parse_event
+from tsctl.rollout.decide.events import Entry, Started
+from tsctl.rollout.decide.stored import LaterEvent, parse_event, to_json
 
 #: Version of the format, under the key `version` of a journal's first line; lines without the key have format 0.
 FORMAT = 1
@@ -37,7 +38,7 @@ def write_entries(path: Path, entries: Iterable[Entry]) -> None:
 def line_of(entry: Entry) -> bytes:
     """The line of an entry, with its end; the form that an object of a place has as well."""
     head = {"seq": entry.seq, "at": entry.at, "kind": entry.kind} | ({} if entry.seq else {"version": FORMAT})
-    return json.dumps(head | entry.content, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(head | to_json(entry.event), separators=(",", ":")).encode() + b"\n"
 
 
 def content_of(path: Path) -> bytes:

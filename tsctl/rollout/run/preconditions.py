@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from tsctl.archive.container import open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.store import StoredArchive
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
@@ -16,8 +15,9 @@ from tsctl.gateway.state import Gateway, require_live, require_route, traffic_in
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.records.database import require
 from tsctl.records.places import require_here
-from tsctl.rollout.evidence.counts import requests_of, together
-from tsctl.rollout.evidence.reader import EnvoyCounters, open_source
+from tsctl.rollout.evidence.several import together
+from tsctl.rollout.evidence.source import EnvoyCounters, open_source
+from tsctl.rollout.evidence.totals import requests_of
 from tsctl.rollout.run.health import nodes_of
 
 
@@ -101,8 +101,7 @@ def require_possible(gateway: Gateway, archive: StoredArchive, version: str, nod
 
 def generates_text(archive: StoredArchive) -> bool:
     """Whether the archive's model is a language model, which answers with text."""
-    with open_archive(archive.path) as content:
-        return read_facts(content).is_text
+    return facts_of(archive.path).is_text
 
 
 def require_comparable(
@@ -124,8 +123,7 @@ def require_comparable(
             f"Stop that first: tsctl shadow clear {route.model}",
         )
     for archive in (stable, canary):
-        with open_archive(archive.path) as content:
-            records = read_facts(content).serving.records
+        records = facts_of(archive.path).serving.records
         if records is None or not records.share:
             raise SpecError(
                 f"{archive.model} {archive.version} records no predictions, and the policy compares them (shadow)",

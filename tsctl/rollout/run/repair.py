@@ -15,10 +15,11 @@ from pathlib import Path
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError
 from tsctl.host.person import person
-from tsctl.rollout.decide.events import Ended, Entry, Outcome, Repaired, Started
+from tsctl.rollout.decide.events import Ended, Entry, Outcome, Started
+from tsctl.rollout.decide.interventions import Repaired
 from tsctl.rollout.decide.state import fold
-from tsctl.rollout.run.begin import held
-from tsctl.rollout.run.journal import journals
+from tsctl.rollout.run.hold import held
+from tsctl.rollout.run.journal_files import journals
 from tsctl.rollout.run.journal_lines import (
     DamagedJournal,
     LaterJournal,

@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tsctl.config.weights import TOTAL, percent
+from tsctl.config.weights import percent
 from tsctl.control.place import PlaceUnusable
 from tsctl.errors import AnalysisError, GatewayError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
-from tsctl.rollout.decide import actions, events
+from tsctl.rollout.decide import actions, events, interventions
 from tsctl.rollout.decide.events import (
     LEFT_UNDONE,
-    Command,
     Effect,
     EffectBegan,
     EffectDone,
@@ -26,11 +25,13 @@ from tsctl.rollout.decide.events import (
     Outcome,
     VerdictReached,
 )
-from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values, memory_fault
+from tsctl.rollout.decide.interventions import Command
+from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values
 from tsctl.rollout.decide.labels import LabelCounts
+from tsctl.rollout.decide.memory import memory_fault
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
 from tsctl.rollout.decide.windows import Window
-from tsctl.rollout.evidence.counts import LEAST_ANSWERS
+from tsctl.rollout.evidence.totals import LEAST_ANSWERS
 from tsctl.rollout.run.interfaces import (
     Effects,
     EvidenceReader,
@@ -41,15 +42,14 @@ from tsctl.rollout.run.interfaces import (
     may_succeed_later,
 )
 from tsctl.rollout.run.journal import Journal
+from tsctl.rollout.run.node_trouble import NodeTrouble, require_capacity
 
 #: A tick without requests, and a wait that goes on, are journaled this often.
 QUIET_S = 5.0
 #: A canary that was ready may refuse its first requests for this long, before that is a fail.
 READY_S = 30.0
 #: Entries that say what was seen, or what a person wants.
-_SEEN = (events.Tick, events.Waiting, events.CommandReceived)
-#: A node that comes back may need this long until all workers have loaded again.
-RECOVERY_S = 60.0
+_SEEN = (events.Tick, events.Waiting, interventions.CommandReceived)
 #: An effect that may be left undone is tried for this long.
 LATE_S = 60.0
 #: A route without a request for this long is told to who watches.
@@ -86,14 +86,14 @@ class Runner:
     _refused_since: float | None = None  # by a canary while gateway and nodes answer
     _gone_since: float | None = None
     _wait_journaled_at: float = 0.0
-    _troubled_at: float | None = None  # when a node was seen to be unavailable last
     _began_at: float = field(init=False)
+    _nodes: NodeTrouble = field(init=False)
     _asked_at: float | None = None  # when the route had a request last, or began to be watched
 
     def __post_init__(self) -> None:
         self.state = fold(self.journal.entries)
         self._began_at = self.clock()
-        self._troubled_at = self.clock() if self.state.is_disturbed else None
+        self._nodes = NodeTrouble(self.health, self.clock, self.clock() if self.state.is_disturbed else None)
 
     def run(self) -> State:
         """Advance to the end, or to a hold that a person must end; a file that cannot be written is tried again."""
@@ -134,17 +134,19 @@ class Runner:
     def _obey(self) -> None:
         """Journal new commands, an edited policy, and another way in which the route assigns versions."""
         for command, by in self.operator.commands():
-            self.record(events.CommandReceived(command, by))
+            self.record(interventions.CommandReceived(command, by))
         self.operator.acknowledge()
         policy, state = self.operator.policy(self.state), self.state
         is_judged = state.outcome is None and not state.is_failed and Effect.SET_DEFAULT not in state.done
         if is_judged and self._is_overtime and state.command is not Command.ABORT:
-            self.record(events.CommandReceived(Command.ABORT, f"the timeout of {self.timeout_s:g} s"))
+            self.record(interventions.CommandReceived(Command.ABORT, f"the timeout of {self.timeout_s:g} s"))
         if is_judged and policy.digest != state.policy.digest:
-            self.record(events.PolicyChanged(policy, policy.digest))
+            self.record(interventions.PolicyChanged(policy, policy.digest))
         sticky = self.operator.sticky(self.state)
         if is_judged and sticky != state.sticky:
-            self._unless_unavailable(lambda: self.record(events.StickyChanged(sticky, self.evidence.mark(self.state))))
+            self._unless_unavailable(
+                lambda: self.record(interventions.StickyChanged(sticky, self.evidence.mark(self.state)))
+            )
 
     @property
     def _is_overtime(self) -> bool:
@@ -184,7 +186,7 @@ class Runner:
 
     def _set_weight(self) -> None:
         if self.state.command is not Command.PROMOTE:
-            self._require_capacity()
+            require_capacity(self.state, self.health, self.evidence)
         self._announce(Effect.SET_WEIGHT, self.state.weight)
         self.journal.confirm()
         try:
@@ -194,17 +196,6 @@ class Runner:
         else:
             self.record(done)
             self._watched_at = self.clock()
-
-    def _require_capacity(self) -> None:
-        state, capacity = self.state, self.health.capacity(self.state)
-        if capacity is None:
-            return
-        share = self.evidence.request_rate(state) * state.weight / TOTAL / capacity  # the utilisation law
-        if share > state.policy.max_utilisation:
-            raise TemporarilyUnavailable(
-                f"{percent(state.weight)} of the requests would take {share:.0%} of the canary's workers, and the"
-                f" policy allows {state.policy.max_utilisation:.0%}; add workers with 'tsctl models scale'"
-            )
 
     def _refused(self, error: GatewayError) -> None:
         """Fail a canary that has refused requests for READY_S, while gateway and nodes answer."""
@@ -245,7 +236,7 @@ class Runner:
         except TsctlError as error:
             return self._wait_unseen(error)
         if joined := self.health.joined(self.state):
-            self.record(events.NodesJoined(joined))
+            self.record(interventions.NodesJoined(joined))
         if not trouble and self.state.evidence.set_aside > set_aside:
             trouble = "requests are unanswered, because a node or stable as well is unavailable"
         now = self.clock()
@@ -294,24 +285,9 @@ class Runner:
     def _tick(
         self, held_s: float, windows: Sequence[Window], cursor: Mapping[str, int], labels: LabelCounts | None
     ) -> None:
-        is_disturbed = self._is_disturbed(windows)
+        is_disturbed = self._nodes.are_disturbed(self.state, windows)
         log_e = log_e_values(self.state.policy, evidence_after(self.state, windows, is_disturbed, labels))
         self.record(events.Tick(round(held_s, 3), tuple(windows), cursor, log_e, is_disturbed, labels))
-
-    def _is_disturbed(self, windows: Sequence[Window]) -> bool:
-        """Whether requests may be unanswered because a node is unavailable, or its workers load after it was."""
-        if any(window.stable.unanswered or window.canary.unanswered for window in windows):
-            try:
-                self._check_health(is_fresh=True)
-            except TsctlError:  # a node that cannot be asked is as good as gone
-                self._troubled_at = self.clock()
-        return self._troubled_at is not None and self.clock() - self._troubled_at < RECOVERY_S
-
-    def _check_health(self, is_fresh: bool = False) -> str:
-        trouble = self.health.trouble(self.state, is_fresh)
-        if trouble:
-            self._troubled_at = self.clock()
-        return trouble
 
     def _wait_unseen(self, error: TsctlError) -> bool:
         """Wait without hold time while evidence or nodes are unavailable."""
@@ -320,7 +296,7 @@ class Runner:
         return self._end_if_overdue()
 
     def _trouble(self) -> str:
-        return self.journal.problem or self._check_health() or self.operator.policy_error
+        return self.journal.problem or self._nodes.trouble(self.state) or self.operator.policy_error
 
     def _judge(self, memory: Mapping[str, int]) -> bool:
         state, judgement = self.state, self.state.judgement
@@ -360,7 +336,7 @@ class Runner:
             why = f"undecided for {state.policy.max_hold_s:g} s: {state.waits_for or state.judgement.why}"
             self._fail("max_hold_s", why, state.judgement)
             return True
-        self.record(events.CommandReceived(Command.PAUSE, "max_hold_s of the policy"))
+        self.record(interventions.CommandReceived(Command.PAUSE, "max_hold_s of the policy"))
         return False
 
     def _unless_unavailable(self, act: Callable[[], None]) -> None:

@@ -26,7 +26,8 @@ from tsctl.control.lease import Holder
 from tsctl.control.place import AlreadyThere, Place, numbered, numbers, read_on
 from tsctl.errors import ConflictError
 from tsctl.host.documents import parse_json
-from tsctl.rollout.decide.events import Command, Ended, Entry
+from tsctl.rollout.decide.events import Ended, Entry
+from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.run.journal_lines import (
     DamagedJournal,
     content_of,

@@ -23,8 +23,10 @@ def render_report(comparison: Comparison, advice: Advice) -> str:
     return render(
         "comparison.html",
         title=f"Engines for {setting.model} {setting.version}",
-        advice=advice,
         setting=setting_line(comparison),
+        is_clear=len(advice.engines) == 1,
+        sentence=advice.sentence,
+        limits=advice.limits,
         bare=bare_line(comparison),
         plots=list(plots(comparison)),
         bars=bars(comparison),

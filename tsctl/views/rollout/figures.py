@@ -8,7 +8,8 @@ from math import log10
 
 from tsctl.config.weights import percent
 from tsctl.gateway.traffic import CANARY, STABLE
-from tsctl.rollout.decide.judge import AVERAGE, Rate, rate_of
+from tsctl.rollout.decide.judge import AVERAGE
+from tsctl.rollout.decide.readings import Rate, rate_of
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import OutcomeCounts
 from tsctl.views.plot import Line, Plot, percents, powers, times

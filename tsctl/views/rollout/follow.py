@@ -9,7 +9,8 @@ from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError
-from tsctl.rollout.decide.events import Entry, PolicyChanged, StepBegan, Tick
+from tsctl.rollout.decide.events import Entry, StepBegan, Tick
+from tsctl.rollout.decide.interventions import PolicyChanged
 from tsctl.rollout.decide.state import State, after
 from tsctl.rollout.run.journal_lines import parse
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tsctl.gateway.access_log import LEAST_TOKENS
 from tsctl.rollout.decide.evidence import OTHER, Evidence, class_count
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.evidence.counts import LEAST_ANSWERS, MOST_CLASSES
+from tsctl.rollout.evidence.totals import LEAST_ANSWERS, MOST_CLASSES
 from tsctl.views.rollout.wording import signal_name
 
 #: With a larger share of the predictions in OTHER, the class distribution hardly compares anything.
@@ -61,10 +61,10 @@ def _texts(state: State, evidence: Evidence) -> Iterator[str]:
         yield f"No first token was judged as slow: stable had too few streams, {few}."
     if "tokens" in signals and state.thresholds.token_ms is None:
         yield f"No tokens were judged as slow: stable had too few answers of {LEAST_TOKENS} tokens or more, {few}."
-    elif "tokens" in signals and not compared.tokens.logs:
+    elif "tokens" in signals and not any(process.logs for process in compared.processes["tokens"].values()):
         yield "No tokens were judged as slow: none took as long as the threshold while times were judged."
     texts = [signal_name(signal) for signal in ("finish", "length") if signal in signals]
-    if texts and not any(process.logs for process in compared.finish.values()):
+    if texts and not any(process.logs for process in compared.processes["finish"].values()):
         yield (
             f"Nothing was compared by {' and '.join(texts)}: too few answers of both versions say how they ended, and"
             " how many tokens they have."
@@ -78,7 +78,7 @@ def _classes(state: State, evidence: Evidence) -> Iterator[str]:
         yield "The class distribution compared nothing: stable had named no class before the rollout began."
     elif not total:
         yield "The class distribution compared nothing: no answer named a class."
-    elif (other := class_count(both.classes, OTHER, evidence.compared.mix) / total) > MOST_OTHER:
+    elif (other := class_count(both.classes, OTHER, evidence.compared.processes["mix"]) / total) > MOST_OTHER:
         yield (
             f"The class distribution compared little: {other:.0%} of the predictions are of classes that are not judged"
             f" one by one, because stable had not named them or {MOST_CLASSES} others were more frequent."

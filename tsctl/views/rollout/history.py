@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tsctl.rollout.decide.events import Ended, Entry, Reopened, Tick, VerdictReached
+from tsctl.rollout.decide.events import Ended, Entry, Tick, VerdictReached
+from tsctl.rollout.decide.interventions import Reopened
 from tsctl.rollout.decide.judge import Verdict
 from tsctl.rollout.decide.state import start_of
 

@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tsctl.config.weights import percent
-from tsctl.rollout.decide import events
-from tsctl.rollout.decide.events import Command, Effect, Entry, Event
-from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide import events, interventions
+from tsctl.rollout.decide.events import Effect, Entry, Event
+from tsctl.rollout.decide.interventions import Command
+from tsctl.rollout.decide.judge import Judgement, Verdict, requests_needed
+from tsctl.rollout.decide.shadow import PairsCompared
 from tsctl.rollout.decide.state import State, after
 from tsctl.statistics.sequential import rejects
 from tsctl.views.rollout.gaps import gaps
@@ -136,9 +138,9 @@ def _ends_wait(event: Event) -> bool:
             return held_s > 0
         case (
             events.EffectDone()
-            | events.PairsCompared()
+            | PairsCompared()
             | events.StepBegan()
-            | events.PolicyChanged()
+            | interventions.PolicyChanged()
             | events.VerdictReached()
             | events.Ended()
         ):
@@ -173,31 +175,41 @@ def _text(before: State, entry: Entry, state: State) -> str:
         case events.StepBegan():
             slow = threshold_text(state.thresholds, state.is_text)
             step = f"Step {state.step + 1} of {len(state.weights)} began: {percent(state.weight)} of the requests"
-            return f"{step}; {slow}." if slow else f"{step}."
+            return "; ".join(filter(None, (step, _needs(state), slow))) + "."
         case events.SlowThresholdSet():
             return f"Stable has answered often enough: {threshold_text(state.thresholds, state.is_text)}."
         case events.Waiting(why=why):
             return f"The rollout waits: {why}."
         case events.VerdictReached() as event:
             return _verdict(before, event, state)
-        case events.CommandReceived(command=command, by=by):
+        case interventions.CommandReceived(command=command, by=by):
             return f"{by or 'Somebody'} {_COMMANDS[command]}."
-        case events.PolicyChanged():
+        case interventions.PolicyChanged():
             return _policy(before, state)
-        case events.StickyChanged(sticky=sticky):
+        case interventions.StickyChanged(sticky=sticky):
             by = f"users by {sticky}" if sticky else "single requests"
             then = "the present step and its evidence begin anew" if before.step >= 0 else "no request is judged yet"
             return f"The route was edited and assigns {by} to versions: {then}."
-        case events.NodesJoined(nodes=nodes):
+        case interventions.NodesJoined(nodes=nodes):
             where = f"{'node' if len(nodes) == 1 else 'nodes'} {', '.join(nodes)}"
             return f"{state.stable} was added on {where}; {state.canary} is registered there before it is promoted."
-        case events.Repaired() as event:
+        case interventions.Repaired() as event:
             return _repaired(event)
         case events.Ended(outcome=ended):
             return f"Ended: {ended}."
-        case events.Reopened(by=by):
+        case interventions.Reopened(by=by):
             return f"{by or 'Somebody'} rolled back the promotion."
     return ""
+
+
+def _needs(state: State) -> str:
+    """What the step needs to pass, if no request of the canary is an error; empty where a person promoted it."""
+    if state.command is Command.PROMOTE:
+        return ""
+    needed = f"it needs {requests_needed(state.policy, state.evidence.capped, 0):,} canary requests or more"
+    if labels := max(0, state.policy.min_labels - state.evidence.labels.canary):
+        needed += f", {labels:,} labelled items"
+    return f"{needed}, and {duration(state.policy.hold_s)}"
 
 
 def _started(event: events.Started) -> str:
@@ -209,7 +221,7 @@ def _started(event: events.Started) -> str:
     )
 
 
-def _repaired(event: events.Repaired) -> str:
+def _repaired(event: interventions.Repaired) -> str:
     if not event.by:
         return "Somebody removed or changed the journal; it was written again, and nothing is lost."
     lost = f"{event.lost} {'line' if event.lost == 1 else 'lines'}"

@@ -10,15 +10,8 @@ from dataclasses import dataclass
 from math import log
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.events import (
-    CommandReceived,
-    Entry,
-    PolicyChanged,
-    Reopened,
-    StickyChanged,
-    Tick,
-    VerdictReached,
-)
+from tsctl.rollout.decide.events import Entry, Tick, VerdictReached
+from tsctl.rollout.decide.interventions import CommandReceived, PolicyChanged, Reopened, StickyChanged
 from tsctl.rollout.decide.judge import AVERAGE, Verdict, log_e_values
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import OutcomeCounts

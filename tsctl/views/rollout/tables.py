@@ -8,7 +8,8 @@ from math import log
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL, percent
 from tsctl.gateway.traffic import CANARY, STABLE
-from tsctl.rollout.decide.judge import Judgement, Rate, Reading, length_text
+from tsctl.rollout.decide.judge import Judgement
+from tsctl.rollout.decide.readings import Rate, Reading, length_text
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import OutcomeCounts
 from tsctl.views.rollout.history import Summary

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, tzinfo
 from math import floor, inf, log
 
-from tsctl.rollout.decide.judge import MOST_REQUESTS, Rate
+from tsctl.rollout.decide.judge import MOST_REQUESTS
+from tsctl.rollout.decide.readings import Rate
 from tsctl.rollout.decide.windows import Thresholds
 
 #: Natural logarithm of ten: e-values are stored as natural logarithms and shown as powers of ten.

@@ -32,7 +32,7 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 .DEFAULT_GOAL := help
 .PHONY: archives bench-drift bench-engines bench-first-request bench-gateway bench-growth bench-handlers bench-kills bench-oip \
 	bench-overhead bench-ray bench-rollout bench-shadow bench-text bench-tune clean coverage distclean down engines fuzz gameday help lint \
-	monitor setup status test test-image test-live test-ray test-unit test-vllm up verify
+	monitor setup status test test-engines test-image test-live test-ray test-unit test-vllm test-workloads up verify
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -70,6 +70,12 @@ test-unit: $(STAMP)  ## Run the tests that start no node
 
 test-live: archives  ## Run the tests against real nodes
 	@$(PYTEST) tests/live
+
+test-engines: archives  ## Run all tests of Triton, BentoML and KServe's client, about 6 minutes; installs them first
+	@$(RUN) -m pytest -q tests/engines
+
+test-workloads: archives  ## Run workloads and game days of the benchmarks on real nodes, about 4 minutes
+	@$(RUN) -m pytest -q tests/workloads
 
 test-vllm: $(STAMP)  ## Run the tests against a real vLLM, about 15 minutes; installs it first (2 GB)
 	@$(RUN) -m pytest -q tests/vllm

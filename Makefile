@@ -14,8 +14,8 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -I -m pip --disable-pip-version-check --no-input install --no-compile
 #: Three processes on two cores: tests of nodes mostly wait, and the longest files come first.
 PYTEST := $(RUN) -m pytest -n 3
-#: Has Python keep what it compiles of large packages: recipes and archives run where they cannot, and each would compile
-#: all of it again, 3 s for torch alone.
+#: Has Python keep what it compiles of large packages, also where the environment says that it must not: recipes and archives
+#: run where they cannot, and each would compile all of it again, 3 s for torch alone.
 COMPILE := import sklearn.linear_model, onnx, onnxruntime, pandas, skops.io, torch, ts.model_loader; \
 	from transformers import AutoModel, BertModel
 REFERENCE := $(RUN) -m typer tsctl.cli.main utils docs --name tsctl
@@ -174,7 +174,7 @@ $(STAMP): requirements.lock requirements-data.lock pyproject.toml $(shell test -
 	@test -x $(RUN) && cmp -s requirements.lock $(VENV)/requirements.lock || { \
 		rm -rf $(VENV) && mkdir $(VENV) && touch $(MADE) && \
 		$(PYTHON) -I -m venv $(VENV) && $(PIP) -r requirements.lock && cp requirements.lock $(VENV) && \
-		$(RUN) -c '$(COMPILE)'; }
+		PYTHONDONTWRITEBYTECODE= $(RUN) -c '$(COMPILE)'; }
 	@$(PIP) --quiet --no-deps -r requirements-data.lock
 	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

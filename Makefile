@@ -14,8 +14,8 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -I -m pip --disable-pip-version-check --no-input install --no-compile
 #: Three processes on two cores: tests of nodes mostly wait, and the longest files come first.
 PYTEST := $(RUN) -m pytest -n 3
-#: Has Python keep what it compiles of large packages: recipes and archives run where they cannot, and each would compile
-#: all of it again, 3 s for torch alone.
+#: Has Python keep what it compiles of large packages, also where the environment says that it must not: recipes and archives
+#: run where they cannot, and each would compile all of it again, 3 s for torch alone.
 COMPILE := import sklearn.linear_model, onnx, onnxruntime, pandas, skops.io, torch, ts.model_loader; \
 	from transformers import AutoModel, BertModel
 REFERENCE := $(RUN) -m typer tsctl.cli.main utils docs --name tsctl
@@ -32,7 +32,7 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 .DEFAULT_GOAL := help
 .PHONY: archives bench-drift bench-engines bench-first-request bench-gateway bench-growth bench-handlers bench-kills bench-oip \
 	bench-overhead bench-ray bench-rollout bench-shadow bench-text bench-tune clean coverage distclean down engines fuzz gameday help lint \
-	monitor setup status test test-image test-live test-ray test-unit test-vllm up verify
+	monitor setup status test test-engines test-image test-live test-ray test-unit test-vllm test-workloads up verify
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -70,6 +70,12 @@ test-unit: $(STAMP)  ## Run the tests that start no node
 
 test-live: archives  ## Run the tests against real nodes
 	@$(PYTEST) tests/live
+
+test-engines: archives  ## Run all tests of Triton, BentoML and KServe's client, about 6 minutes; installs them first
+	@$(RUN) -m pytest -q tests/engines
+
+test-workloads: archives  ## Run workloads and game days of the benchmarks on real nodes, about 4 minutes
+	@$(RUN) -m pytest -q tests/workloads
 
 test-vllm: $(STAMP)  ## Run the tests against a real vLLM, about 15 minutes; installs it first (2 GB)
 	@$(RUN) -m pytest -q tests/vllm
@@ -168,7 +174,7 @@ $(STAMP): requirements.lock requirements-data.lock pyproject.toml $(shell test -
 	@test -x $(RUN) && cmp -s requirements.lock $(VENV)/requirements.lock || { \
 		rm -rf $(VENV) && mkdir $(VENV) && touch $(MADE) && \
 		$(PYTHON) -I -m venv $(VENV) && $(PIP) -r requirements.lock && cp requirements.lock $(VENV) && \
-		$(RUN) -c '$(COMPILE)'; }
+		PYTHONDONTWRITEBYTECODE= $(RUN) -c '$(COMPILE)'; }
 	@$(PIP) --quiet --no-deps -r requirements-data.lock
 	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -6,14 +6,12 @@ import gc
 import logging
 import os
 import sys
-import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-from coverage import Coverage
 
 from handlers.contract import WORKER_ENVIRONMENT
 from handlers.log_lines import NamedLines
@@ -24,8 +22,6 @@ for _name, _value in WORKER_ENVIRONMENT.items():
 
 LIVE = Path(__file__).parent / "live"
 IS_CI = bool(os.environ.get("CI"))
-#: Where coverage tells the processes that a test starts what to measure.
-MEASURES = "COVERAGE_PROCESS_CONFIG"
 
 #: Modules that one process runs, because they share what takes long to start: a node, or the model of sentences.
 SHARING = {
@@ -38,6 +34,29 @@ SHARING = {
     "tests/handlers/test_oip.py": "tests/handlers/test_embedding_handler.py",
     "tests/handlers/test_second_adapter.py": "tests/handlers/test_embedding_handler.py",
 }
+
+#: Modules that take longest, the longest first, and before all others: a process that began one of them last would
+#: work alone at the end. `--durations=0` shows what they take.
+LONGEST = (
+    "tests/live/test_by_hand.py",  # and those that share its node
+    "tests/live/test_node_contract.py",
+    "tests/live/test_gateway.py",
+    "tests/live/test_node.py",
+    "tests/live/test_readme.py",
+    "tests/handlers/test_archive_verify.py",
+    "tests/live/test_images.py",
+    "tests/live/test_many_gateways.py",
+    "tests/live/test_examples.py",
+    "tests/live/test_apply.py",
+    "tests/handlers/test_archive_sandbox.py",
+    "tests/live/test_up.py",
+    "tests/live/test_monitoring.py",
+    "tests/live/test_migrating.py",
+    "tests/live/test_records.py",
+    "tests/handlers/test_accelerate.py",
+    "tests/live/test_ray.py",
+    "tests/unit/test_archive_build.py",
+)
 
 # how long an example takes says how busy the machine is, and nothing about the code
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -59,6 +78,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if LIVE in item.path.parents:
             item.add_marker(pytest.mark.live)
+    place = {module: number for number, module in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(_process_of(item.nodeid), len(place)))  # stable: modules stay in one piece
+
+
+def _process_of(nodeid: str) -> str:
+    """The module whose process runs the test."""
+    module = nodeid.partition("::")[0]
+    return SHARING.get(module, module)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -69,33 +96,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         """Takes modules that share something for one."""
 
         def _split_scope(self, nodeid: str) -> str:
-            module: str = super()._split_scope(nodeid)
-            return SHARING.get(module, module)
+            return _process_of(nodeid)
 
     return Sharing(config, log)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Live tests are not measured, nor are the commands and workers that they start, which would take twice as long.
-
-    The report says what the other tests run, as `make coverage` does.
-    """
-    if not item.get_closest_marker("live"):
-        return (yield)
-    measured = os.environ.pop(MEASURES, None)
-    tracers = (sys.gettrace(), threading.gettrace()) if Coverage.current() is not None else None
-    if tracers is not None:  # coverage's own `stop` and `start` would patch `os` anew for each test
-        sys.settrace(None)
-        threading.settrace(None)  # as it was at first
-    try:
-        return (yield)
-    finally:
-        if tracers is not None:
-            sys.settrace(tracers[0])
-            threading.settrace(tracers[1])
-        if measured is not None:
-            os.environ[MEASURES] = measured
 
 
 @pytest.hookimpl(wrapper=True)

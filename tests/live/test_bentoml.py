@@ -1,8 +1,7 @@
-"""`tsctl export bentoml`: `bentoml serve` and `bentoml build` take the folder, and it answers as every engine does."""
+"""`tsctl export bentoml`: `bentoml serve` takes the folder, and it answers as every engine does."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -18,8 +17,6 @@ import pytest
 import requests
 
 from handlers.contract import (
-    ANSWERED_ITEMS,
-    BATCH_ITEMS,
     JSON,
     MODEL_VERSION_HEADER,
     PROBLEM_MEDIA_TYPE,
@@ -27,7 +24,7 @@ from handlers.contract import (
     WORKER_PYTHON_VARIABLE,
 )
 from tests.handlers.test_second_adapter import bad_items
-from tests.support.engines import bentoml_command, installed, stub_of_uv
+from tests.support.engines import bentoml_command, installed
 from tests.support.ports import free_ports
 from tests.support.sites import Site, make_site, processes_of, write_tiny
 from tsctl.host.wait import wait_until
@@ -69,7 +66,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Site:
     site = make_site(tmp_path_factory.mktemp("bentoml") / "site")
     settings = {"slow_above": 10.0, "slow_s": SLOW_S, "most": 100.0}
     write_tiny(site, "tiny", {"1.0": settings}, limits={"request_bytes": 10_000})
-    write_tiny(site, "wrong", {"1.0": {}}, golden=17.0)
     return site
 
 
@@ -131,58 +127,6 @@ def test_predictions_problems_and_protocol_are_those_of_every_engine(served: Ser
     assert problem_of(requests.get(f"{served.url}/nothing", timeout=30))["type"] == "urn:tsctl:problem:not-found"
     assert requests.get(f"{served.url}/readyz", timeout=30).status_code == 200
     assert "half" in requests.get(f"{served.url}/openapi.json", timeout=30).text
-
-
-def test_requests_that_wait_are_one_batch_and_bentomls_page_has_the_workers_metrics(served: Served) -> None:
-    with ThreadPoolExecutor(5) as pool:
-        first = pool.submit(served.ask, SLOW)
-        time.sleep(SLOW_S / 3)
-        waiting = [pool.submit(served.ask, json.dumps({"x": x}).encode()) for x in range(4)]
-        assert first.result().status_code == 200
-        assert [one.result().json() for one in waiting] == [{"y": 2.0 * x} for x in range(4)]
-
-    def page() -> str:
-        return requests.get(f"{served.url}/metrics", timeout=30).text
-
-    largest = f'{BATCH_ITEMS}_bucket{{le="2.0",model="tiny",version="1.0"}}'
-    every = f'{BATCH_ITEMS}_bucket{{le="+Inf",model="tiny",version="1.0"}}'
-
-    def has_a_batch_of_more_than_two() -> bool:
-        counts = dict(line.rsplit(" ", 1) for line in page().splitlines() if line.startswith(BATCH_ITEMS))
-        return float(counts.get(every, 0)) > float(counts.get(largest, 0))
-
-    assert wait_until(has_a_batch_of_more_than_two, 10, 0.2), page()
-    assert ANSWERED_ITEMS in page() and "bentoml_service_request_total" in page()
-
-
-def test_bentoml_build_makes_a_bento(served: Served, project: Site, bentoml: Environment, tmp_path: Path) -> None:
-    environment = variables(project)
-    environment["PATH"] = f"{stub_of_uv(tmp_path / 'bin')}{os.pathsep}{environment['PATH']}"
-    command = bentoml_command(bentoml, "build", "--version", "1.0", "--output", "tag")
-    ended = subprocess.run(
-        command, cwd=served.folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert "__tag__:tiny:1.0" in ended.stdout, ended.stdout + ended.stderr
-    bento = project.root / "bentoml" / "bentos" / "tiny" / "1.0"
-    assert (bento / "src" / "archive" / "model-config.yaml").is_file()
-    pins = (bento / "env" / "python" / "requirements.txt").read_text()
-    assert "torch==" in pins and "bentoml==" in pins
-
-
-def test_an_archive_that_must_not_serve_says_why(project: Site, bentoml: Environment) -> None:
-    folder = project.root / "wrong"
-    project.run("export", "bentoml", "wrong", "--to", str(folder))
-    program = (
-        "import asyncio, service; from pathlib import Path; from handlers.adapters.bentoml.service import Served;"
-        "asyncio.run(Served(Path('archive')).start())"
-    )
-    environment = {**variables(project), "PROMETHEUS_MULTIPROC_DIR": str(project.root / "bentoml")}
-    ended = subprocess.run(
-        [bentoml.python, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, timeout=60,
-        check=False,
-    )  # fmt: skip
-    assert ended.returncode == 1
-    assert "LoadError: wrong 1.0 must not serve: sample half.json" in ended.stderr
 
 
 def test_sigterm_answers_what_came(served: Served) -> None:

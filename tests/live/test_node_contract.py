@@ -1,7 +1,8 @@
 """The same cases on a node of every engine: what `tsctl.nodes.node.Node` says must be true, whoever serves.
 
 One node per engine is started for all cases; a case leaves it without versions. An engine with an environment of its
-own is installed into the checkout first. tests/ray has the same cases on a Ray cluster, which takes minutes.
+own is installed into the checkout first. Here they are TorchServe and uvicorn; tests/engines has the same cases on
+Triton and BentoML (`make test-engines`), and tests/ray on a Ray cluster (`make test-ray`).
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ SPECS: dict[str, Callable[[list[int]], dict[str, Any]]] = {
     "uvicorn": lambda ports: {"address": f"http://127.0.0.1:{ports[0]}"},
     "triton": lambda ports: {"address": f"http://127.0.0.1:{ports[0]}"},
 }
-#: Engines whose cases are in a folder of their own, because they take minutes.
-ELSEWHERE = frozenset({"ray"})
+#: Engines whose cases are in folders of their own, because they take minutes.
+ELSEWHERE = frozenset({"bentoml", "ray", "triton"})
 VERSIONS: dict[str, dict[str, Any]] = {
     "1.0": {},
     "2.0": {"factor": 3.0},

@@ -2,7 +2,8 @@
 server, and before the gateway with a node of each engine behind it. The answers are those that docs/oip.md says, and
 those of a stock Triton are what the page says of Triton.
 
-The gateway has a model for each engine, which is that engine's name.
+The gateway has a model for each engine, which is that engine's name. KServe's client and a stock Triton are asked in
+tests/engines (`make test-engines`): their environments would take half of the time here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import grpc
@@ -25,13 +25,13 @@ import yaml
 
 from benchmarks import ARCHIVES
 from benchmarks.protocol.questions import EXPECTED, FAILING, QUESTIONS, SAMPLES, answers
-from benchmarks.protocol.servers import INPUTS, MODEL, TRITON_VERSION, Place, running, triton
+from benchmarks.protocol.servers import INPUTS, MODEL, Place
 from benchmarks.protocol.table import read_equal, read_rows
 from handlers.contract import GRPC_SERVICE, SERVER_VERSION
 from tests.live.test_serve import served
-from tests.support.engines import give_engine, installed
+from tests.support.engines import give_engine
 from tests.support.gateways import brought_up, with_gateway
-from tests.support.oip_clients import Client, Inputs, Knowing, Refused, kserve_process, make_client
+from tests.support.oip_clients import Client, Inputs, Knowing, Refused, make_client
 from tests.support.ports import free_ports
 from tests.support.sites import CHECKOUT, Site, make_site, until
 from tsctl.compare.nodes import free_spec
@@ -42,10 +42,10 @@ ENGINES = ("torchserve", "uvicorn", "triton", "bentoml")
 ALONE = "serve"
 PLACES = (ALONE, *ENGINES)
 KNOWING = ("plain", "triton-json", "triton-mixed", "triton-binary", "triton-grpc")
-CLIENTS = (*KNOWING, "kserve-rest", "kserve-rest-binary", "kserve-grpc")
+#: They name no versions, and read reasons only of the media type application/json.
+KSERVE_REST = ("kserve-rest", "kserve-rest-binary")
 VERSION = "1.0"
 DTYPES = {"FP64": np.float32, "INT64": np.int64, "BOOL": np.bool_, "BYTES": np.object_}
-WITHOUT_READING = ("kserve-rest", "kserve-rest-binary")  # it reads reasons only of the media type application/json
 
 
 def put_archive(site: Site, model: str) -> None:
@@ -97,10 +97,9 @@ def clients(places: dict[str, Place]) -> Iterator[dict[tuple[str, str], Client]]
     """Every client of every place, and each of them with a wrong key as of the place `wrong`."""
     wrong = replace(places["uvicorn"], headers={KEY_HEADER: "wrong"})
     with ExitStack() as stack:
-        process = stack.enter_context(kserve_process())
-        made = {}
-        for (at, place), name in ((pair, name) for pair in {**places, "wrong": wrong}.items() for name in CLIENTS):
-            made[at, name] = client = make_client(name, place, process)
+        made: dict[tuple[str, str], Client] = {}
+        for (at, place), name in ((pair, name) for pair in {**places, "wrong": wrong}.items() for name in KNOWING):
+            made[at, name] = client = make_client(name, place)
             stack.callback(client.close)
         yield made
 
@@ -114,7 +113,7 @@ def inputs_of(rows: list[dict[str, Any]]) -> Inputs:
 
 
 ROWS = inputs_of(SAMPLES)
-of_each_client = pytest.mark.parametrize("name", CLIENTS)
+of_each_client = pytest.mark.parametrize("name", KNOWING)
 of_each_place = pytest.mark.parametrize("place", PLACES)
 
 
@@ -123,8 +122,7 @@ of_each_place = pytest.mark.parametrize("place", PLACES)
 def test_rows_are_answered(
     places: dict[str, Place], clients: dict[tuple[str, str], Client], place: str, name: str
 ) -> None:
-    versions = ("", VERSION) if name in (*KNOWING, "kserve-grpc") else ("",)
-    for version in versions:
+    for version in ("",) if name in KSERVE_REST else ("", VERSION):
         outputs = clients[place, name].infer(places[place].model, ROWS, version)
         outputs["lengths"] = [json.loads(text) for text in outputs["lengths"]]
         assert outputs == EXPECTED
@@ -171,7 +169,7 @@ def test_mistakes_have_the_same_code_and_say_what_is_wrong(
         with pytest.raises(Refused) as raised:
             client.infer(asked, inputs)
         assert raised.value.code == code, raised.value
-        if name not in WITHOUT_READING:
+        if name not in KSERVE_REST:
             assert message in raised.value.message
     assert client.infer(model, ROWS)["upper"] == EXPECTED["upper"], "nothing of it is left behind"
 
@@ -280,17 +278,6 @@ def test_answers_are_those_of_the_documentation(places: dict[str, Place], docume
     assert {*rows, *equal} == set(QUESTIONS)
     said = answers(places[place])
     assert {title: said[title] for title in rows} == {title: cells["here"] for title, cells in rows.items()}
-
-
-def test_a_stock_triton_answers_as_the_documentation_says(
-    places: dict[str, Place], documented: str, tmp_path: Path
-) -> None:
-    rows, equal = read_rows(documented), read_equal(documented)
-    with running(triton(installed("triton").python, tmp_path), tmp_path, TRITON_VERSION) as place:
-        said = answers(place)
-    here = answers(places["uvicorn"])
-    assert {title: said[title] for title in rows} == {title: cells["Triton"] for title, cells in rows.items()}
-    assert {title: said[title] for title in equal} == {title: here[title] for title in equal}
 
 
 # ---- gRPC by hand ----------------------------------------------------------------------------------------------------
@@ -403,10 +390,9 @@ def test_without_their_nodes_models_are_there_and_not_ready(
     index = cast(Knowing, clients["uvicorn", "plain"]).index
     until(lambda: {entry["state"] for entry in index()} == {"UNAVAILABLE"}, 20, "the gateway notices")
     for engine in ENGINES:
-        for name in CLIENTS:
-            client = clients[engine, name]
+        for client in (client for (at, _), client in clients.items() if at == engine):
             assert client.live()
             assert not is_ready(client, engine)
             with pytest.raises(Refused) as raised:
                 client.infer(engine, ROWS)
-            assert raised.value.code == "UNAVAILABLE", (engine, name)
+            assert raised.value.code == "UNAVAILABLE", (engine, client)

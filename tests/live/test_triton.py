@@ -1,4 +1,4 @@
-"""Versions on Triton, as clients of the gateway see them, and an exported model repository on a Triton by itself."""
+"""Versions on Triton, as clients of the gateway see them; tests/engines has a Triton by itself."""
 
 from __future__ import annotations
 
@@ -6,21 +6,15 @@ import gzip
 import json
 import os
 import signal
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import requests
-import tritonclient.grpc
-import tritonclient.http
-import tritonclient.utils
 import yaml
 
-from benchmarks.protocol.servers import running, tritonserver
-from handlers.contract import LIBRARIES_VARIABLE, MODEL_VERSION_HEADER, PROBLEM_MEDIA_TYPE, TIMEOUT_HEADER
+from handlers.contract import MODEL_VERSION_HEADER, PROBLEM_MEDIA_TYPE, TIMEOUT_HEADER
 from tests.support.engines import give_engine
 from tests.support.gateways import Front, brought_up, with_gateway
 from tests.support.ports import free_ports
@@ -148,28 +142,6 @@ def test_a_killed_worker_is_replaced(front: Front) -> None:
 
 def workers_of(site: Site) -> list[int]:
     return list(live_workers(site.pid, site.folder / "repository").get("tiny~1.0", {}).values())
-
-
-# ---- a Triton by itself ----------------------------------------------------------------------------------------------
-
-
-def test_an_exported_repository_answers_tritons_own_clients(site: Site, tmp_path: Path) -> None:
-    site.run("export", "triton", "tiny:1.0", "--to", str(tmp_path / "models"))
-    again = site.run("export", "triton", "tiny:1.0", "--to", str(tmp_path / "models"), status=2)
-    assert "exists already" in again.err
-    python, folder = give_engine(site, "triton").python, tmp_path / "server"
-    libraries = {LIBRARIES_VARIABLE: sysconfig.get_path("purelib")}
-    with running(tritonserver(python, tmp_path / "models", folder, environment=libraries), folder, "1") as place:
-        for library, address in ((tritonclient.http, place.rest), (tritonclient.grpc, place.grpc)):
-            client = library.InferenceServerClient(address)
-            good, bad = (library.InferInput("x", [2, 1], "FP64") for _ in range(2))
-            good.set_data_from_numpy(np.array([[0.5], [1.0]]))
-            bad.set_data_from_numpy(np.array([[0.5], [2e9]]))
-            assert client.infer("tiny", [good]).as_numpy("y").tolist() == [[1.0], [2.0]]
-            with pytest.raises(tritonclient.utils.InferenceServerException, match="Row 1: "):
-                client.infer("tiny", [bad])
-            assert client.infer("tiny", [good]).as_numpy("y").tolist() == [[1.0], [2.0]]
-            client.close()
 
 
 def test_the_address_of_a_node_that_runs_may_not_change(front: Front) -> None:

@@ -69,16 +69,10 @@ class Knowing(Client, Protocol):
     def index(self) -> Any: ...
 
 
-def make_client(name: str, place: Place, process: subprocess.Popen[str]) -> Client:
-    """A client by its name: plain, triton-KIND or kserve-KIND.
-
-    Args:
-        process: of `kserve_process`.
-    """
+def make_client(name: str, place: Place) -> Knowing:
+    """A client by its name: plain or triton-KIND."""
     library, _, kind = name.partition("-")
-    if library == "triton":
-        return Triton(place, kind)
-    return Kserve(process, place, kind) if library == "kserve" else Plain(place)
+    return Triton(place, kind) if library == "triton" else Plain(place)
 
 
 def datatype(array: np.ndarray) -> str:

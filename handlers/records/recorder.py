@@ -22,7 +22,7 @@ from handlers.messages import Outcome, Request
 from handlers.record_files import INPUTS, RECORDS, REPEATS
 from handlers.records.record import Batch, Recording, Sampled
 from handlers.records.repeats import AnswerAgain, Repeats
-from handlers.records.sampling import sampler
+from handlers.records.sampling import batch_sampler
 from handlers.records.segments import SegmentWriter, free_bytes
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Recorder:
         repeated: SegmentWriter | None = None,
     ) -> None:
         self._recording = recording
-        self._is_sampled = sampler(share)
+        self._sampled = batch_sampler(share)
         self._records = records
         self._inputs = inputs
         self._count = count
@@ -95,12 +95,13 @@ class Recorder:
         threading.Thread(target=self._keep_writing, name="records", daemon=True).start()
         atexit.register(self.close)
 
-    def wants(self, request: Request) -> bool:
-        """Whether the request is one of those that are recorded."""
-        return self._is_sampled(request.request_id)
+    def wanted(self, requests: Sequence[Request]) -> list[int]:
+        """The places of the requests that are recorded, in ascending order."""
+        return self._sampled([request.request_id for request in requests])
 
     def take(
         self,
+        wanted: Sequence[int],
         requests: Sequence[Request],
         outcomes: Sequence[Outcome],
         indices: Sequence[int],
@@ -110,16 +111,13 @@ class Recorder:
         """Take the sampled items of a batch.
 
         Args:
+            wanted: places of the sampled requests.
             outcomes: one for each request.
             indices: positions of the requests that were validated, ascending.
             items: their validated items.
         """
-        is_sampled = self._is_sampled
-        chosen = [place for place, request in enumerate(requests) if is_sampled(request.request_id)]
-        if not chosen:
-            return
         validated = dict(zip(indices, items, strict=True))
-        for place in chosen:
+        for place in wanted:
             sampled = Sampled(requests[place], validated.get(place), outcomes[place], batch)
             size = sampled.size
             if len(self._queue) >= MOST_ITEMS or self._put - self._got + size > MOST_BYTES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from zlib import crc32
 
 _ALL = 1 << 32
@@ -34,3 +34,18 @@ def sampler(share: float) -> Callable[[str | None], bool]:
         return crc32(content) * _SPREAD & _MASK < limit
 
     return is_sampled
+
+
+def batch_sampler(share: float) -> Callable[[Sequence[str | None]], list[int]]:
+    """The places of the requests that `sampler` samples, in ascending order, by the ids of a batch."""
+    is_sampled, limit = sampler(share), round(share * _ALL)
+    encode = str.encode
+
+    def sampled(ids: Sequence[str | None]) -> list[int]:
+        try:  # hashed by loops of the interpreter: a call for each id takes half as long again
+            sums = [*map(crc32, map(encode, ids))]  # type: ignore[arg-type] # one without an id raises
+        except (TypeError, UnicodeEncodeError):
+            return [place for place, request_id in enumerate(ids) if is_sampled(request_id)]
+        return [place for place, each in enumerate(sums) if each * _SPREAD & _MASK < limit and ids[place]]
+
+    return sampled

@@ -383,7 +383,7 @@ class TextWorker:
             self._stop(rest)
 
     def _record_text(self, exchange: Exchange) -> None:
-        if self._recorder is None or not self._recorder.wants(exchange.request):
+        if self._recorder is None or not self._recorder.wanted([exchange.request]):
             return
         request, error = exchange.request, exchange.error
         item = TextItem(from_json(request.body), request.body, exchange.prompt_tokens)
@@ -393,9 +393,11 @@ class TextWorker:
         self._record(request, item, refusal(request, error, exchange.model, exchange.version), took_s)
 
     def _record(self, request: Request, item: TextItem | None, outcome: Outcome, took_s: float) -> None:
-        if self._recorder is not None and CHECK_HEADER not in request.headers:
+        if self._recorder is None or CHECK_HEADER in request.headers:
+            return
+        if wanted := self._recorder.wanted([request]):
             read = ([], []) if item is None else ([0], [item])
-            self._recorder.take([request], [outcome], *read, Batch(time.time(), took_s, 1, {}))
+            self._recorder.take(wanted, [request], [outcome], *read, Batch(time.time(), took_s, 1, {}))
 
     def _failed(self, error: Exception) -> None:
         """A step raised; a failed device works again only in a new process."""

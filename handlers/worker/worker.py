@@ -181,7 +181,7 @@ class Worker:
             if name:
                 headers = (*headers, (CLASS_HEADER, self._class_names[name]))
             outcome.headers = (*outcome.headers, *headers) if outcome.headers else headers
-        self.pipeline.count([*computed, *(entry for entry in received if isinstance(entry, Outcome))])
+        self.pipeline.count(computed + [entry for entry in received if isinstance(entry, Outcome)])
         if self.pipeline.is_broken:
             self._end_process()
         return outcomes

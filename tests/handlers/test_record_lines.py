@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -18,7 +18,7 @@ from handlers.cache.keys import canonical
 from handlers.errors import DoesNotFit
 from handlers.messages import Outcome, Request, problem
 from handlers.records.record import LONGEST_LINE, Batch, Recording, Sampled
-from handlers.records.sampling import sampler
+from handlers.records.sampling import batch_sampler, sampler
 from handlers.records.sketch import LONGEST, SKETCH, sketch
 from handlers.records.summary import FEW, MOST_FEATURES, features, prediction
 from handlers.schema import Schema
@@ -50,6 +50,14 @@ def test_all_and_none_are_sampled_and_nothing_without_an_id() -> None:
 
 def test_every_process_and_every_later_version_samples_the_same_ids() -> None:
     assert [name for name in IDS[:24] if sampler(0.3)(name)] == ["id-3", "id-10", "id-15", "id-16", "id-18", "id-19"]
+
+
+@given(st.lists(st.one_of(st.none(), st.text(st.characters(), max_size=9))), st.sampled_from([0.0, 0.01, 0.5, 1.0]))
+@example([None, "", "id-3"], 0.3)
+@example(["\ud800", "", "id-3"], 0.3)
+def test_of_a_batch_the_same_ids_are_sampled(ids: list[str | None], share: float) -> None:
+    is_sampled = sampler(share)
+    assert batch_sampler(share)(ids) == [place for place, request_id in enumerate(ids) if is_sampled(request_id)]
 
 
 # ---- features of inputs ----------------------------------------------------------------------------------------------

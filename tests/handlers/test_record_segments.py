@@ -321,7 +321,9 @@ class Recorded:
         requests = [Request(body, request_id=f"{batch}-{place}") for place, body in enumerate(bodies)]
         outcomes = [Outcome(200, b"1") for _ in bodies]
         items = [body.decode()[:9] for body in bodies]
-        self.recorder.take(requests, outcomes, range(len(bodies)), items, Batch(NOW, 0.1, len(bodies), {}))
+        batch_of_them = Batch(NOW, 0.1, len(bodies), {})
+        wanted = self.recorder.wanted(requests)
+        self.recorder.take(wanted, requests, outcomes, range(len(bodies)), items, batch_of_them)
 
     def ids(self) -> list[str]:
         self.recorder.close()
@@ -429,7 +431,7 @@ def test_the_thread_writes_by_itself(place: Place) -> None:
     writer = place.writer()
     recorder = Recorder(recording, 1.0, writer, None, lambda outcome, items: written.set(), Clock())
     recorder.start()
-    recorder.take([Request(request_id="a")], [Outcome(200, b"1")], [0], ["x"], Batch(NOW, 0.1, 1, {}))
+    recorder.take([0], [Request(request_id="a")], [Outcome(200, b"1")], [0], ["x"], Batch(NOW, 0.1, 1, {}))
     assert written.wait(10)
     recorder.close()
     assert len(place.lines()) == 1

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -140,9 +141,11 @@ def _head(head: PlainHead) -> Head:
     return Head(head.status, _headers(head.media_type, head.headers))
 
 
-def _headers(media_type: str, headers: Sequence[tuple[str, str]]) -> Headers:
+@lru_cache(256)
+def _headers(media_type: str, headers: tuple[tuple[str, str], ...]) -> Headers:
+    """The headers of one answer, a tuple; most answers of a worker have the same."""
     others = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    return [(_TYPE, media_type.encode("latin-1")), *others]
+    return ((_TYPE, media_type.encode("latin-1")), *others)
 
 
 def _messages(connection: socket.socket) -> Iterator[tuple[bytes, bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import subprocess
@@ -53,7 +54,8 @@ class WorkerProcess(asyncio.Protocol):
         self._unpacker = Unpacker()
         self._transport: asyncio.WriteTransport
         self._process: subprocess.Popen[bytes] | Forked
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # looks at `_silent_until`, and outlives many batches
+        self._silent_until = math.inf  # of the loop's clock; later, the worker is killed
         self.is_overdue = False  # killed, because it was silent for too long
 
     @property
@@ -137,6 +139,8 @@ class WorkerProcess(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_ready, self.was_ready = False, self.is_ready
         self.stop_watching()
+        if self._timer is not None:
+            self._timer.cancel()
         if not self._is_closing:
             self._process.kill()  # it closed its socket, so it answers nothing any more
         self._events.ended(self, self.give_back())
@@ -165,17 +169,23 @@ class WorkerProcess(asyncio.Protocol):
 
     def watch(self) -> None:
         """From now on the worker may be silent for `silent_s`."""
-        self.stop_watching()
-        self._timer = asyncio.get_running_loop().call_later(self._silent_s, self._overdue)
+        loop = asyncio.get_running_loop()
+        self._silent_until = loop.time() + self._silent_s
+        if self._timer is None:  # a new one for each batch would cost more than its frame
+            self._timer = loop.call_at(self._silent_until, self._look)
 
     def stop_watching(self) -> None:
         """The worker may be silent for as long as it likes."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._silent_until = math.inf
 
-    def _overdue(self) -> None:
-        self.is_overdue = True
-        self.kill()
+    def _look(self) -> None:
+        """Kill the worker where its time is over, else look again when it will be."""
+        loop, self._timer = asyncio.get_running_loop(), None
+        if loop.time() >= self._silent_until:
+            self.is_overdue = True
+            self.kill()
+        elif self._silent_until < math.inf:
+            self._timer = loop.call_at(self._silent_until, self._look)
 
 
 def start_process(

@@ -74,7 +74,7 @@ test-live: archives  ## Run the tests against real nodes
 test-vllm: $(STAMP)  ## Run the tests against a real vLLM, about 15 minutes; installs it first (2 GB)
 	@$(RUN) -m pytest -q tests/vllm
 
-test-kubernetes: $(STAMP)  ## Run tsctl against a real API server, about 6 minutes; builds it first from Debian's source (root, 10 minutes)
+test-kubernetes: $(STAMP)  ## Run tsctl against a real API server, about 4 minutes; builds it first from Debian's source (root, 11 minutes)
 	@$(RUN) -m pytest -q tests/kubernetes
 
 test-ray: $(STAMP)  ## Run the tests against a real Ray cluster, about 5 minutes; installs it first (400 MB)

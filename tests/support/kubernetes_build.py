@@ -36,7 +36,7 @@ _NOT_DESCRIBED = ("sample", "examples", "code-generator", "/testing", "testdata"
 
 
 def kube_apiserver() -> Path:
-    """The server's program; the first call builds it, in 5 to 12 minutes.
+    """The server's program; the first call builds it, in some 11 minutes on two busy cores.
 
     Raises:
         RuntimeError: the build failed.

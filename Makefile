@@ -32,7 +32,7 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 .DEFAULT_GOAL := help
 .PHONY: archives bench-drift bench-engines bench-first-request bench-gateway bench-growth bench-handlers bench-kills bench-oip \
 	bench-overhead bench-ray bench-rollout bench-shadow bench-text bench-tune clean coverage distclean down engines fuzz gameday help lint \
-	monitor setup status test test-engines test-image test-live test-ray test-unit test-vllm test-workloads up verify
+	monitor setup status test test-engines test-image test-kubernetes test-live test-ray test-unit test-vllm test-workloads up verify
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -79,6 +79,9 @@ test-workloads: archives  ## Run workloads and game days of the benchmarks on re
 
 test-vllm: $(STAMP)  ## Run the tests against a real vLLM, about 15 minutes; installs it first (2 GB)
 	@$(RUN) -m pytest -q tests/vllm
+
+test-kubernetes: $(STAMP)  ## Run tsctl against a real API server, about 4 minutes; builds it first from Debian's source (root, 11 minutes)
+	@$(RUN) -m pytest -q tests/kubernetes
 
 test-ray: $(STAMP)  ## Run the tests against a real Ray cluster, about 5 minutes; installs it first (400 MB)
 	@$(RUN) -m pytest -q tests/ray

@@ -65,6 +65,17 @@ def test_clients_get_from_ray_what_they_get_from_every_engine(site: Site) -> Non
     assert status["is_ready"]
 
 
+def test_a_changed_block_of_ray_is_planned_and_applied(site: Site) -> None:
+    replicas = {"num_cpus": 0.25, "max_replicas": 2}
+    site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1, "ray": replicas}}}})
+    planned = site.run("plan", status=12)
+    assert "configure" in planned.out
+    assert "num_cpus 0.5, max_replicas none -> num_cpus 0.25, max_replicas 2" in planned.out
+    site.run("apply")
+    assert "nothing to change" in site.run("plan").out
+    until(lambda: ask(site, HALF).status_code == 200, 30, "the new replica answers")
+
+
 def test_a_cluster_that_is_stopped_serves_the_same_after_its_start(site: Site) -> None:
     site.run("node", "stop")
     gone = ask(site, HALF)

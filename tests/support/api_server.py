@@ -4,8 +4,8 @@ It holds every write against the schemas that a real server has, with unknown fi
 resourceVersion and generation, and lets a gateway's controller write into the status, as on a real cluster. A test can
 have it answer anything in between, and can write as somebody else.
 
-No real server has licensed it: what it does is read from the documentation of Kubernetes ("API concepts") and of the
-Gateway API. docs/kubernetes.md says so.
+`tests/kubernetes/test_contract.py` runs the same cases against this one and a real one (`make test-kubernetes`). The
+real one is 1.20, which has no rules in CEL and no strict fields; for these, the documentation is the source.
 """
 
 from __future__ import annotations
@@ -32,9 +32,15 @@ _PLURALS = {
     "Pod": ("api/v1", "pods"),
     "Service": ("api/v1", "services"),
 }
+#: The answer for a pod that nothing listens in, which is the server's own.
+_UNREACHABLE = (
+    b'{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","code":500,"message":"error trying to reach'
+    b' service: dial tcp 10.0.0.9:8080: connect: connection refused"}'
+)
 _REASONS = {
     400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired",
-    422: "Invalid", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable",
+    415: "UnsupportedMediaType", 422: "Invalid", 429: "TooManyRequests", 500: "InternalError",
+    503: "ServiceUnavailable",
 }  # fmt: skip
 
 
@@ -71,9 +77,10 @@ class Cluster:
     scripted: dict[str, deque[Answer]] = field(default_factory=dict)
     forbidden: set[tuple[str, str]] = field(default_factory=set)
     asked: list[tuple[str, str, Json]] = field(default_factory=list)  # method, path with its query, body
-    pods: Callable[[str, str, bytes], tuple[int, bytes]] = lambda name, path, body: (502, b"")
+    pods: Callable[[str, str, bytes], tuple[int, bytes]] = lambda name, path, body: (500, _UNREACHABLE)
     page: int = 500
     _version: int = 100
+    _pages: dict[str, list[Json]] = field(default_factory=dict)  # what each list was when its first page was asked for
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def put(self, *manifests: Json) -> None:
@@ -110,6 +117,8 @@ class Cluster:
             old: Json = (
                 before["metadata"] if before is not None else {"generation": 0, "uid": f"uid-{len(self.objects)}"}
             )
+            if before is not None and _without_counts(made) == _without_counts(before):
+                return before  # a write that changes nothing is none
             is_new = before is None or made.get("spec") != before.get("spec")
             metadata["generation"] = old["generation"] + int(is_new)
             metadata["uid"] = old["uid"]
@@ -168,7 +177,8 @@ class Cluster:
     ) -> tuple[int, Json | bytes, Json]:
         for verb, plural in self.forbidden:
             if method == verb and f"/{plural}" in path:
-                return self._refusal(403, f'{plural} is forbidden: User "ci" cannot {verb.lower()} resource "{plural}"')
+                what = f'{_qualified(path)} is forbidden: User "ci" cannot {verb.lower()} resource "{plural}"'
+                return self._refusal(403, what)
         if "/proxy/" in path:
             name, _, inner = path.partition("/pods/")[2].partition("/proxy/")
             status, sent = self.pods(name.partition(":")[0], f"/{inner}", body)
@@ -180,7 +190,9 @@ class Cluster:
         if path.rpartition("/")[2] in [plural for _, plural in _PLURALS.values()]:
             return self._list(path, query)
         plural, name = path.split("/")[-2:]
-        return self._refusal(404, f'{plural} "{name}" not found')
+        if plural not in [known for _, known in _PLURALS.values()]:
+            return 404, b"404 page not found\n", {"content-type": "text/plain; charset=utf-8"}
+        return self._refusal(404, f'{_qualified(path)} "{name}" not found')
 
     def _list(self, path: str, query: dict[str, str]) -> tuple[int, Json | bytes, Json]:
         wanted = dict(one.split("=", 1) for one in query.get("labelSelector", "").split(",") if one)
@@ -189,18 +201,23 @@ class Cluster:
             for name, one in sorted(self.objects.items())
             if name.rpartition("/")[0] == path and wanted.items() <= (one["metadata"].get("labels") or {}).items()
         ]
-        start = 0
+        start, version = 0, str(self._version)
         if "continue" in query:
             if self.between_pages is not None:
                 act, self.between_pages = self.between_pages, None
                 act(self)
             version, _, offset = query["continue"].partition("-")
-            if version != str(self._version):
+            if version not in self._pages:
                 return self._refusal(410, "The provided continue parameter is too old")
-            start = int(offset)
+            start, found = int(offset), self._pages[version]
         end = start + min(self.page, int(query.get("limit", "500")))
-        more = f"{self._version}-{end}" if end < len(found) else ""
+        more = f"{version}-{end}" if end < len(found) else ""
+        self._pages[version] = found
         return 200, {"kind": "List", "items": found[start:end], "metadata": {"continue": more}}, {}
+
+    def compact(self) -> None:
+        """Forget what lists were, as a real server does after some minutes."""
+        self._pages.clear()
 
     def _patch(
         self, path: str, query: dict[str, str], content: Json, headers: dict[str, str]
@@ -211,19 +228,20 @@ class Cluster:
             self.before_write(self)
         before = self.objects.get(path)
         if before is None:
-            return self._refusal(404, f'httproutes "{path.rpartition("/")[2]}" not found')
+            return self._refusal(404, f'{_qualified(path)} "{path.rpartition("/")[2]}" not found')
         made = merged(before, content)
         given = content.get("metadata", {}).get("resourceVersion")
         if given is not None and given != before["metadata"]["resourceVersion"]:
             return self._refusal(
                 409,
-                f'Operation cannot be fulfilled on httproutes "{before["metadata"]["name"]}": the object has been'
-                " modified; please apply your changes to the latest version and try again",
+                f'Operation cannot be fulfilled on {_qualified(path)} "{before["metadata"]["name"]}": the object has'
+                " been modified; please apply your changes to the latest version and try again",
             )
         made["status"] = before.get("status", {})  # a part of its own, which a patch of the object does not reach
         checked = {key: value for key, value in made.items() if key != "status"}
         if wrong := mistakes_of(checked):
-            return self._refusal(422, f'HTTPRoute "{before["metadata"]["name"]}" is invalid: {"; ".join(wrong)}')
+            kind = f"HTTPRoute.{_qualified(path).partition('.')[2]}"
+            return self._refusal(422, f'{kind} "{before["metadata"]["name"]}" is invalid: {"; ".join(wrong)}')
         if query.get("fieldValidation") != "Strict" or not query.get("fieldManager"):
             return self._refusal(400, "the test expects Strict and a fieldManager")
         return 200, copy.deepcopy(self._store(made, before)), {}
@@ -232,6 +250,19 @@ class Cluster:
         reason = _REASONS.get(status, "Unknown")
         said = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status}
         return status, {**said, "reason": reason, "message": message}, headers or {}
+
+
+def _qualified(path: str) -> str:
+    """The kind of a path as messages name it: `httproutes.gateway.networking.k8s.io`, and `pods` of the core group."""
+    before, _, after = path.partition("/namespaces/")
+    plural, parts = after.split("/")[1], before.split("/")
+    return f"{plural}.{parts[2]}" if parts[1] == "apis" else plural
+
+
+def _without_counts(manifest: Json) -> Json:
+    counted = ("resourceVersion", "generation", "uid", "namespace")
+    metadata = {key: value for key, value in manifest["metadata"].items() if key not in counted}
+    return {**manifest, "metadata": metadata}
 
 
 def merged(value: Any, patch: Any) -> Any:

@@ -251,6 +251,10 @@ def pip_conf(path: Path) -> Path:
     return path
 
 
+#: For bubblewrap to make a service's root.
+STARTED_S = 20.0
+
+
 @dataclass
 class Service:
     """One service of compose.yaml while it runs."""
@@ -299,6 +303,21 @@ class Service:
         return self.process.wait(timeout_s)
 
 
+def _is_bubblewrap(pid: int) -> bool:
+    try:
+        return b"--as-pid-1" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended, and its end is told by who waits for it
+        return False
+
+
+def _wait_started(process: subprocess.Popen[str], pid: int) -> None:
+    """Wait until the first process is the service's: bubblewrap says its number before the root is in place."""
+    end = time.monotonic() + STARTED_S
+    while process.poll() is None and _is_bubblewrap(pid):
+        assert time.monotonic() < end, f"bubblewrap has not started the service within {STARTED_S:g} s"
+        time.sleep(0.02)
+
+
 @contextmanager
 def running(
     compose: Path, name: str, image: Image, state: Path, words: Mapping[str, str] | None = None,
@@ -328,10 +347,10 @@ def running(
             else (*volume.split(":"), False)
         )
         folder = folders[target] = state / source
+        inside(image, target).mkdir(parents=True, exist_ok=True)  # an engine makes the place of a mount
         if not folder.is_dir():  # a new volume has what the image has there
             shutil.copytree(inside(image, target), folder)
             folder.chmod(0o700)
-        inside(image, target).mkdir(parents=True, exist_ok=True)  # an engine makes the place of a mount
         binds += ["--ro-bind" if only_read else "--bind", str(folder), target]
     for config in spec.get("configs", ()):
         binds += ["--ro-bind", str(compose.parent / document["configs"][config["source"]]["file"]), config["target"]]
@@ -357,6 +376,7 @@ def running(
     try:
         with os.fdopen(read) as information:
             pid = int(json.load(information)["child-pid"])
+        _wait_started(process, pid)
         yield Service(
             name, process, image, {"PATH": _PATH, **environment}, spec["healthcheck"]["test"][1:], folders, pid, log
         )

@@ -285,3 +285,52 @@ def test_a_version_says_in_deployment_yaml_what_its_replicas_get(tmp_path: Path)
     target = read_deployment(tmp_path / "deployment.yaml").models["tiny"].versions["1.0"]
     assert isinstance(target, VersionTarget)
     assert (target.workers, target.ray) == (2, RayReplicas(num_cpus=0.5, max_replicas=4))
+
+
+def test_a_changed_block_of_ray_is_declared_and_waited_for(tmp_path: Path, cluster: Cluster) -> None:
+    ray = node(tmp_path, cluster)
+    target = VersionTarget(ray=RayReplicas(num_cpus=0.5, max_replicas=4))
+    (tmp_path / "deployment.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "nodes": {"ray": {"engine": "ray", "address": cluster.url, "key_file": "token"}},
+                "models": {
+                    "tiny": {"default": "1.0", "versions": {"1.0": {"ray": {"num_cpus": 0.5, "max_replicas": 4}}}}
+                },
+            }
+        )
+    )
+    other = {**deployed(version="2.0"), "name": "tiny-2.0"}
+    cluster.applications = {"tiny-1.0": deployed(python="/old"), "tiny-2.0": other}
+    wanted = ray.settings(target)
+    assert ray.require_version("tiny", "1.0").settings != wanted
+    states = iter(["DEPLOYING", "DEPLOYING", "RUNNING"])
+    waited: list[str] = []
+
+    def note(text: str) -> None:
+        waited.append(text)
+        declared = cluster.declared[-1]["applications"][0]
+        cluster.applications["tiny-1.0"] = {**deployed(next(states)), "deployed_app_config": declared}
+
+    ray.configure("tiny", "1.0", note)
+    assert len(waited) == 3, "old replicas run all the time, and Ray says when none of them is left"
+    [content] = cluster.declared
+    changed, same = content["applications"]
+    assert changed["deployments"][0]["ray_actor_options"] == {"num_cpus": 0.5, "num_gpus": 0.0}
+    assert "env_vars" not in changed["runtime_env"], "the node names no python"
+    assert same == other["deployed_app_config"]
+    assert ray.require_version("tiny", "1.0").settings == wanted
+
+
+def test_settings_that_ray_cannot_have_are_put_back(tmp_path: Path, cluster: Cluster) -> None:
+    ray, before = node(tmp_path, cluster), deployed(python="/old")
+    cluster.applications = {"tiny-1.0": before}
+
+    def note(text: str) -> None:
+        cluster.applications = {"tiny-1.0": deployed("DEPLOY_FAILED", ("RUNNING",), message=FAILED)}
+
+    with pytest.raises(NodeError, match=r"y is 1\.0 and not 5\.0; its former settings were declared again"):
+        ray.configure("tiny", "1.0", note)
+    assert [content["applications"] for content in cluster.declared][1] == [before["deployed_app_config"]]
+    with pytest.raises(NodeError, match=r"tiny 3\.0 is not registered on node ray"):
+        ray.configure("tiny", "3.0", note)

@@ -25,6 +25,7 @@ from tsctl.deploy.apply import Applied, Failure
 from tsctl.deploy.changes import (
     GATEWAY,
     Change,
+    Configure,
     Plan,
     PlanOptions,
     Register,
@@ -52,7 +53,7 @@ from tsctl.gateway.envoy.render.clusters import MOST_VERSIONS
 from tsctl.gateway.traffic import Shadow, Traffic, only
 from tsctl.nodes.node import Unreachable
 from tsctl.nodes.observed import ObservedModel, ObservedNode, ObservedVersion
-from tsctl.views.plan import applied_json, effects, plan_json, render_plan, summary
+from tsctl.views.plan import applied_json, change_json, effects, plan_json, render_plan, summary
 
 DIGESTS = {"1.0": "aaaaaaaaaaaa", "2.0": "bbbbbbbbbbbb", "3.0": "cccccccccccc", "9.0": "dddddddddddd"}
 
@@ -93,6 +94,7 @@ def changes_of(plan: Plan) -> list[tuple[str, str | None, list[tuple[str, str, s
 
 
 ONE, TWO = version("1.0"), version("2.0")
+ONE_ON_A = ObservedVersion(archive("1.0"), 1, 1)
 ALL = {"1.0": TOTAL}
 
 
@@ -148,6 +150,20 @@ def test_workers_are_scaled_to_the_number_asked_for(
 
 def test_a_version_keeps_its_workers_where_no_number_is_asked_for() -> None:
     assert make_plan(wanted(version("1.0", None)), actual(node("a", v1=(4, 4)), weights=ALL)).is_empty
+
+
+def test_settings_of_an_engine_that_differ_are_a_change() -> None:
+    on_ray: dict[str, Any] = {"num_cpus": 0.5, "max_replicas": None, "python": None}
+    served = node("a", v1=(1, 1))
+    was = replace(ONE_ON_A, settings={**on_ray, "num_cpus": 1.0, "python": "/opt/python"})
+    served = replace(served, models={"tiny": ObservedModel("1.0", {"1.0": was})})
+    plan = make_plan(wanted(replace(ONE, settings={"a": on_ray})), actual(served, weights=ALL))
+    was_text, is_text = "num_cpus 1.0, python /opt/python", "num_cpus 0.5, python none"
+    assert changes_of(plan) == [("configure", "1.0", [("a", was_text, is_text)])]
+    assert change_json(plan.changes[0])["settings"] == {"a": on_ray}
+    same = replace(was, settings=on_ray)
+    served = replace(served, models={"tiny": ObservedModel("1.0", {"1.0": same})})
+    assert make_plan(wanted(replace(ONE, settings={"a": on_ray})), actual(served, weights=ALL)).is_empty
 
 
 def test_weights_are_left_alone_where_deployment_does_not_say_them() -> None:
@@ -410,6 +426,11 @@ class FakeDeployment:
                     self._put(
                         name, change.model, change.version, ObservedVersion(was.archive, change.workers, change.workers)
                     )
+            case Configure():
+                for name, was in change.before.items():
+                    assert self.nodes[name].version(change.model, change.version) == was
+                    ready = replace(was, settings=change.settings[name], ready=was.workers)
+                    self._put(name, change.model, change.version, ready)
             case SetWeights():
                 assert self.gateway is not None
                 assert self.gateway.is_live

@@ -206,6 +206,21 @@ def test_a_wrong_golden_answer_ends_it_before_the_first_request(site: Site) -> N
     assert weights(site.cluster) == {"digits--1-0": 10_000}
 
 
+def test_a_pod_that_the_api_server_does_not_reach_is_waited_for(site: Site) -> None:
+    answers, site.cluster.pods = site.cluster.pods, Cluster().pods
+    for _ in range(6):
+        assert site.runner.advance()
+    assert "pod digits--2-0-a does not answer" in site.waits and "connection refused" in site.waits
+    site.cluster.pods = answers
+    assert site.run().outcome is Outcome.PROMOTED
+
+
+def test_a_pod_that_fails_at_a_golden_sample_ends_it(site: Site) -> None:
+    site.cluster.pods = lambda name, path, body: (500, b'{"type": "urn:tsctl:problem:model-failed", "status": 500}')
+    state = site.run()
+    assert state.is_rejected and "digits 2.0 in pod digits--2-0-a answers seven.json wrongly" in state.why
+
+
 def test_pods_of_another_archive_end_it_before_the_first_request(site: Site) -> None:
     def other(one: Any) -> None:
         one["spec"]["template"]["metadata"]["annotations"]["tsctl/archive-sha256"] = "f" * 64

@@ -28,7 +28,9 @@ from tsctl.nodes.node import Node, Unreachable
 from tsctl.rollout.run.journal_files import unfinished
 
 #: Changes that one node makes by itself.
-VersionChange = changes.Register | changes.Replace | changes.Scale | changes.SetDefault | changes.Withdraw
+VersionChange = (
+    changes.Register | changes.Replace | changes.Scale | changes.Configure | changes.SetDefault | changes.Withdraw
+)
 
 #: How long a version that is retired may take to answer its last requests.
 DRAIN_S = 60.0
@@ -81,7 +83,7 @@ def apply(owners: Owners, plan: Plan, options: PlanOptions, progress: Progress) 
 def _depends_on(change: Change, failed: Sequence[Change]) -> bool:
     """Whether the change must not be made after these changes of its model failed."""
     match change:
-        case changes.Register() | changes.Replace() | changes.Scale(is_down=False):
+        case changes.Register() | changes.Replace() | changes.Configure() | changes.Scale(is_down=False):
             return False  # a version that fails keeps no other from becoming ready
         case changes.SetDefault():
             return any(earlier.version in (None, change.version) for earlier in failed)
@@ -123,6 +125,8 @@ class _Attempt:
                 f"rollout {rollout} of {change.model} began meanwhile", "Run this again when it has ended."
             )
         match change:
+            case changes.SetWeights() if self.owners.routes is not None:
+                self.owners.routes.set_weights(change.model, change.weights)
             case changes.SetWeights():
                 _set_weights(self._gateway, change)
             case changes.RemoveRoute():
@@ -138,7 +142,7 @@ class _Attempt:
         """Changes all nodes at once, or one after the other where the rest must answer for it meanwhile."""
         present = [node for node in self.owners.nodes if node.name in change.nodes and node.name not in self.lost]
         is_down = isinstance(change, changes.Scale) and change.is_down
-        is_in_turn = is_down or isinstance(change, changes.Replace | changes.Withdraw)
+        is_in_turn = is_down or isinstance(change, changes.Replace | changes.Configure | changes.Withdraw)
         turns = [[node] for node in present] if is_in_turn else [present]
         ended = [result for nodes in turns for result in run_on_nodes(nodes, partial(self._on_node, change), note)]
         failures = [Failure(change, result.node, result.error) for result in ended if result.error is not None]
@@ -162,6 +166,8 @@ class _Attempt:
                     self._scale(change, node, note)
             case changes.Scale():
                 self._scale(change, node, note)
+            case changes.Configure():
+                node.configure(change.model, change.version, note)
             case changes.SetDefault():
                 node.set_default(change.model, change.version)
             case changes.Withdraw() if self.owners.gateway is not None:

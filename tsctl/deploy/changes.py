@@ -12,7 +12,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from tsctl.errors import TsctlError
 from tsctl.gateway.traffic import Traffic, weights_text
-from tsctl.nodes.observed import ObservedVersion
+from tsctl.nodes.observed import ObservedVersion, Settings
 
 GATEWAY = "gateway"
 
@@ -93,6 +93,14 @@ class Scale(_OnNodes[ObservedVersion]):
 
 
 @dataclass(frozen=True)
+class Configure(_OnNodes[ObservedVersion]):
+    """Gives a version what deployment.yaml says of it beside its workers; the engine may replace them one by one."""
+
+    kind: ClassVar[str] = "configure"
+    settings: Mapping[str, Settings]  # all of them, by node
+
+
+@dataclass(frozen=True)
 class SetWeights(_OnRoute):
     """Sets the weights of a model's route."""
 
@@ -130,10 +138,12 @@ class Withdraw(_OnNodes[ObservedVersion]):
     kind: ClassVar[str] = "withdraw"
 
 
-Change = Register | Replace | Scale | SetWeights | SetDefault | RemoveRoute | Withdraw | Retire
+Change = Register | Replace | Scale | Configure | SetWeights | SetDefault | RemoveRoute | Withdraw | Retire
 
 #: The first phase is made first.
-PHASES = ("register", "replace", "scale", "weights", "default", "scale down", "route", "withdraw", "retire")
+PHASES = (
+    "register", "replace", "scale", "configure", "weights", "default", "scale down", "route", "withdraw", "retire",
+)  # fmt: skip
 
 
 def phase(change: Change) -> int:
@@ -157,6 +167,8 @@ def title(change: Change) -> str:
             return f"replacing {change.model} {change.version}"
         case Scale():
             return f"scaling {change.model} {change.version} to {workers_text(change.workers)}"
+        case Configure():
+            return f"configuring {change.model} {change.version}"
         case SetWeights():
             return f"weights of {change.model}: {weights_text(change.weights)}"
         case SetDefault():
@@ -233,6 +245,12 @@ class Plan:
 
 def workers_text(count: int) -> str:
     return "1 worker" if count == 1 else f"{count} workers"
+
+
+def settings_text(settings: Settings, other: Settings) -> str:
+    """`num_cpus 0.5, max_replicas 4`: those that the other ones have otherwise."""
+    differing = {key: value for key, value in settings.items() if key not in other or other[key] != value}
+    return ", ".join(f"{key} {'none' if value is None else value}" for key, value in differing.items()) or "none"
 
 
 def state_text(state: ObservedVersion) -> str:

@@ -61,6 +61,7 @@ def desired_state(
                     source=source if source != version else "",
                     nodes=target.nodes(version),
                     impossible=dict(_impossible(project, model, wanted, on)),
+                    settings={node.name: named for node in on if (named := node.settings(target.versions[version]))},
                 )
             )
         models.append(WantedModel(model, target.default, tuple(versions), target.shares))

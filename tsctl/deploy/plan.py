@@ -12,6 +12,7 @@ from tsctl.config.weights import TOTAL, percent
 from tsctl.deploy.changes import (
     GATEWAY,
     Change,
+    Configure,
     Plan,
     PlanOptions,
     Register,
@@ -55,7 +56,8 @@ def make_plan(desired: Desired, actual: Actual, options: PlanOptions = NO_OPTION
     changes: list[Change] = []
     unmanaged: list[Unmanaged] = []
     for model in desired.models:
-        changes += [*_register(model, actual), *_scale(model, actual), *_set_default(model, actual)]
+        changes += [*_register(model, actual), *_scale(model, actual), *_configure(model, actual)]
+        changes += _set_default(model, actual)
         if options.replace:
             changes += _replace(model, actual)
         weights = _set_weights(model, actual)
@@ -127,6 +129,18 @@ def _scale(model: WantedModel, actual: Actual) -> Iterator[Scale]:
                 off.setdefault((workers, was.is_ready and workers < was.workers), {})[node] = was
         for (workers, is_down), before in sorted(off.items(), key=lambda group: group[0]):
             yield Scale(model.model, version.version, before, workers, is_down)
+
+
+def _configure(model: WantedModel, actual: Actual) -> Iterator[Configure]:
+    for version in model.versions:
+        on = actual.on(model.model, version.version)
+        before = {
+            node: was
+            for node, was in on.items()
+            if version.is_on(node) and fits(version, was) and was.settings != version.settings.get(node, was.settings)
+        }
+        if before:
+            yield Configure(model.model, version.version, before, {node: version.settings[node] for node in before})
 
 
 def _set_default(model: WantedModel, actual: Actual) -> Iterator[SetDefault]:

@@ -39,7 +39,7 @@ def refusals(desired: Desired, actual: Actual, changes: Sequence[Change], option
         yield from _cold(model, actual, changes)
         yield from _left_without(model, actual, changes)
     yield from _too_many(actual, changes)
-    yield from _rollouts(actual, changes, options)
+    yield from rollouts(actual, changes, options)
 
 
 def error_of(refused: Sequence[Refusal]) -> TsctlError:
@@ -181,7 +181,7 @@ def _too_many(actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
         yield from (Refusal(*key, (GATEWAY,), reason, hint, GatewayError) for key in surplus)
 
 
-def _rollouts(actual: Actual, changes: Sequence[Change], options: PlanOptions) -> Iterator[Refusal]:
+def rollouts(actual: Actual, changes: Sequence[Change], options: PlanOptions) -> Iterator[Refusal]:
     """Nothing of a model changes until its rollout has ended; `up` leaves the bytes alone that it compares."""
     barred: dict[tuple[str, str | None], list[Change]] = {}
     for change in changes:

@@ -9,8 +9,9 @@ from tsctl.archive.secrets import refresh_secrets
 from tsctl.deploy.applied_state import remember, remember_applied
 from tsctl.deploy.apply import Applied, apply
 from tsctl.deploy.changes import GATEWAY, Plan, PlanOptions, title
+from tsctl.deploy.cluster import observe_cluster, plan_routes, require_no_pruning
 from tsctl.deploy.desired import desired_state
-from tsctl.deploy.observe import Owners, actual_state
+from tsctl.deploy.observe import Owners, actual_state, with_rollouts
 from tsctl.deploy.plan import make_plan
 from tsctl.deploy.preconditions import error_of
 from tsctl.deploy.pulls import pull_named
@@ -46,6 +47,10 @@ class Reconciled:
 
 def plan_now(owners: Owners, options: PlanOptions, progress: Progress) -> Plan:
     """The plan for what is observed now; nothing is written, except archives that are pulled from the store."""
+    if owners.routes is not None:
+        require_no_pruning(options)
+        unfinished = with_rollouts(owners, Actual(()))
+        return plan_routes(owners.deployment, observe_cluster(owners.deployment, owners.routes, unfinished))
     return make_plan(_desired(owners, progress), actual_state(owners), options)
 
 
@@ -67,7 +72,8 @@ def reconcile(
     with exclusive(owners.project.state / "releases" / "apply.lock", "the deployment"):
         before = _observe_and_plan(owners, options, progress)
         show(before)
-        refresh_secrets(owners.project, owners.deployment)
+        if owners.routes is None:  # the pods of a cluster get theirs from a Secret
+            refresh_secrets(owners.project, owners.deployment)
         applied = apply(owners, before, options, progress)
         if not before.changes and not before.is_unpublished:
             return Reconciled(before, applied, before)
@@ -127,7 +133,7 @@ def _desired(owners: Owners, progress: Progress) -> Desired:
 
 def _observe_and_plan(owners: Owners, options: PlanOptions, progress: Progress) -> Plan:
     """The plan, after what was observed was recorded."""
-    if options.replace:
+    if options.replace or owners.routes is not None:
         return plan_now(owners, options, progress)
     desired, actual = _desired(owners, progress), actual_state(owners)
     remember(owners.project, _served(actual))

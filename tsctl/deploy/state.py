@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tsctl.errors import AnalysisError
 from tsctl.gateway.traffic import Traffic
-from tsctl.nodes.observed import ObservedNode, ObservedVersion
+from tsctl.nodes.observed import ObservedNode, ObservedVersion, Settings
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class WantedVersion:
     source: str = ""  # the version whose archive it serves; empty: its own
     nodes: tuple[str, ...] | None = None  # that are to serve it; None: every node
     impossible: Mapping[str, str] = field(default_factory=dict)  # why a node that is to serve it never can, by node
+    settings: Mapping[str, Settings] = field(default_factory=dict)  # that nodes have beside workers, by node
     lacks_golden: bool = False  # nothing says which of its answers are right
     lacks_packages: str = ""  # what becomes of a stock archive's requirements; empty: nothing is missing
 

@@ -19,14 +19,14 @@ from tsctl.archive.inspect import Serving, facts_of
 from tsctl.archive.packages import conflicts, own_packages, require_packages
 from tsctl.archive.secrets import missing_secrets, publish_secrets
 from tsctl.archive.store import StoredArchive
-from tsctl.config.deployment import read_deployment
+from tsctl.config.deployment import VersionTarget, read_deployment
 from tsctl.config.nodes import BaseNodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, NodeError, SpecError
 from tsctl.host.limits import memory_bytes
 from tsctl.host.ports import is_address_here
 from tsctl.host.progress import Note, Progress
-from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
+from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, Settings, VersionKey
 from tsctl.nodes.record import require_described, running_pid
 
 #: In the folder of a node; it may be a link to another disk.
@@ -324,6 +324,18 @@ class Node(ABC):
             ArchiveError: it cannot be read.
         """
         return ""
+
+    def settings(self, target: VersionTarget | None) -> Settings:
+        """What deployment.yaml gives a version here beside its workers; empty where the engine has no such settings."""
+        return {}
+
+    def configure(self, model: str, version: str, note: Note) -> None:
+        """Give the version the `settings` of deployment.yaml; where that fails, the former ones are put back.
+
+        Raises:
+            NodeError: it is not registered, or is not READY with them before the deadline.
+        """
+        assert not self.settings(None), f"engine {self.engine} has settings and does not make them. This is a bug."  # noqa: S101
 
     @abstractmethod
     def register(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from tsctl.errors import TsctlError
 
 VersionKey = tuple[str, str]  # model and version
+#: An engine's own settings of a version beside its workers, by their names in deployment.yaml.
+Settings = Mapping[str, float | str | None]
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class ObservedVersion:
     address: str = ""  # where it answers, such as http://10.0.0.2:8301; empty: where its node does
     #: Addresses at each of which it answers, where the node is a cluster of machines; empty: at one.
     addresses: tuple[str, ...] = ()
+    settings: Settings = field(default_factory=dict)  # in force; empty: its engine has none
 
     @property
     def is_ready(self) -> bool:

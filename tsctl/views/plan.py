@@ -14,7 +14,16 @@ from rich.text import Text
 
 from tsctl.deploy import changes
 from tsctl.deploy.apply import Applied
-from tsctl.deploy.changes import GATEWAY, Change, Plan, Refusal, Unmanaged, state_text, workers_text
+from tsctl.deploy.changes import (
+    GATEWAY,
+    Change,
+    Plan,
+    Refusal,
+    Unmanaged,
+    settings_text,
+    state_text,
+    workers_text,
+)
 from tsctl.gateway.traffic import weights_text
 from tsctl.views.table import Table
 
@@ -28,7 +37,7 @@ SIGNS = {
 }
 
 #: What the JSON says of a change, beside its steps.
-SETTINGS = ("archive", "workers", "weights", "lacks_golden", "lacks_packages", "is_pulled")
+SETTINGS = ("archive", "workers", "settings", "weights", "lacks_golden", "lacks_packages", "is_pulled")
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,12 @@ def effects(change: Change) -> list[Effect]:
             }
         case changes.Scale():
             texts = {node: (state_text(was), workers_text(change.workers)) for node, was in change.before.items()}
+        case changes.Configure():
+            texts = {
+                node: (settings_text(was.settings, change.settings[node]), settings_text(wanted, was.settings))
+                for node, was in change.before.items()
+                for wanted in (change.settings[node],)
+            }
         case changes.SetDefault():
             texts = {node: (was or "none", change.version) for node, was in change.before.items()}
         case changes.Retire() | changes.Withdraw():

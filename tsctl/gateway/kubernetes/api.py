@@ -34,6 +34,8 @@ TRIES, PAUSE_S = 4, 5.0
 PAGE = 500
 _MERGE_PATCH = "application/merge-patch+json"
 _BUSY = (429, 500, 502, 503, 504)
+#: What proxies between the server and a pod answer in place of the pod.
+_NO_POD = (502, 503, 504)
 
 
 class NotThere(GatewayError):
@@ -115,8 +117,20 @@ class ApiServer:
         return self._ask("PATCH", path, params=params, json=body, headers={"content-type": _MERGE_PATCH})
 
     def send(self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> requests.Response:
-        """The answer of a pod or a Service behind the server's proxy, whatever its status; sent once."""
-        return self._send("POST", path, data=body, headers=dict(headers), timeout=timeout_s)
+        """The answer of a pod behind the server's proxy, whatever its status; sent once.
+
+        Raises:
+            NotAnswering: the pod does not answer, or is gone.
+            Refused: the server refuses to ask it.
+        """
+        answer = self._send("POST", path, data=body, headers=dict(headers), timeout=timeout_s)
+        refusal = _status_of(answer)
+        if refusal is None and answer.status_code not in _NO_POD:
+            return answer
+        if refusal is not None and answer.status_code in (401, 403):
+            raise self._error(answer, refusal, path)
+        said = _said(answer) or answer.reason
+        raise NotAnswering(f"the API server at {self.access.address} reaches no pod: {answer.status_code}: {said}")
 
     def _ask(self, method: str, path: str, **content: Any) -> Json:
         answer = self._answer(method, path, **content)
@@ -199,6 +213,18 @@ class ApiServer:
 def open_api(kubernetes: KubernetesSpec) -> ApiServer:
     """The API server of the context; nothing is asked. SpecError where there is no way to it."""
     return ApiServer(open_access(kubernetes.context, os.environ), kubernetes.namespace)
+
+
+def _status_of(answer: requests.Response) -> Json | None:
+    """The server's own refusal; None where a pod answers, which sends no such document."""
+    if answer.ok:
+        return None
+    try:
+        value = answer.json()
+    except ValueError:
+        return None
+    is_own = isinstance(value, dict) and (value.get("kind"), value.get("apiVersion")) == ("Status", "v1")
+    return value if is_own else None
 
 
 def _retry_after(answer: requests.Response) -> float:

@@ -57,11 +57,7 @@ class HttpRoutes:
 
     def versions(self, model: str) -> Collection[str]:
         """Those that have a Deployment."""
-        return {
-            note
-            for found in self.api.items(self.api.path("apps/v1", "deployments"), labels(model))
-            if (note := (found["metadata"].get("annotations") or {}).get(VERSION_NOTE))
-        }
+        return self.all_ready_pods(model).keys()
 
     def set_weights(self, model: str, weights: Mapping[str, int]) -> Traffic:
         answering = [version for version, weight in weights.items() if weight]
@@ -74,8 +70,13 @@ class HttpRoutes:
 
     def ready_pods(self, model: str, version: str) -> int:
         """Pods of the version that can answer; NotThere where it has no Deployment."""
-        path = self.api.path("apps/v1", "deployments", version_name(model, version))
-        return int((self.api.get(path).get("status") or {}).get("readyReplicas") or 0)
+        return _ready(self.api.get(self.api.path("apps/v1", "deployments", version_name(model, version))))
+
+    def all_ready_pods(self, model: str) -> dict[str, int]:
+        """Pods that can answer, of each version that has a Deployment."""
+        found = self.api.items(self.api.path("apps/v1", "deployments"), labels(model))
+        notes = [(one["metadata"].get("annotations") or {}).get(VERSION_NOTE) for one in found]
+        return {note: _ready(one) for note, one in zip(notes, found, strict=True) if note}
 
     def _change(
         self,
@@ -186,6 +187,10 @@ def open_http_routes(deployment: DeploymentSpec, kubernetes: KubernetesSpec) -> 
 
 
 _MANAGED = {"app.kubernetes.io/managed-by": "tsctl"}
+
+
+def _ready(deployment: Json) -> int:
+    return int((deployment.get("status") or {}).get("readyReplicas") or 0)
 
 
 def _owned(route: Mapping[str, Any]) -> tuple[Any, Any]:

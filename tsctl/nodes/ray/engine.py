@@ -17,15 +17,15 @@ from handlers.contract import CHECK_ANSWER, CHECK_HEADER
 from tsctl.archive.container import digest_of
 from tsctl.archive.inspect import facts_of
 from tsctl.archive.store import StoredArchive, archive_of
-from tsctl.config.deployment import RayReplicas, read_deployment
+from tsctl.config.deployment import RayReplicas, VersionTarget, read_deployment
 from tsctl.config.nodes import BaseNodeSpec, RaySpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError, TsctlError
 from tsctl.host.files import make_folder, write_document
-from tsctl.host.progress import Progress
-from tsctl.nodes.managed import ManagedNode, VersionReport
+from tsctl.host.progress import Note, Progress
+from tsctl.nodes.managed import PROCESS_START_S, ManagedNode, VersionReport
 from tsctl.nodes.node import Restored
-from tsctl.nodes.observed import ObservedVersion, Reply, VersionKey
+from tsctl.nodes.observed import ObservedVersion, Reply, Settings, VersionKey
 from tsctl.nodes.ray import cluster
 from tsctl.nodes.ray.applications import Application, Config, route_of
 from tsctl.nodes.ray.client import Deployed, ServeClient
@@ -151,6 +151,45 @@ class RayNode(ManagedNode):
             return f"it has {size >> 20} MiB, and Ray's dashboard takes {MOST_BYTES >> 20} MiB at most"
         return ""
 
+    def settings(self, target: VersionTarget | None) -> Settings:
+        return _settings(target.ray if target is not None else RayReplicas(), self.spec.python)
+
+    def configure(self, model: str, version: str, note: Note) -> None:
+        with self._locked(model):
+            before = self._application(model, version)
+            wanted = replace(before, replicas=self._replicas(model, version), python=self.spec.python)
+            try:
+                self._redeclare(before, wanted)
+                self._wait_deployed(wanted, note)
+            except NodeError as error:
+                if wanted == before:
+                    raise
+                note("putting the former settings back")
+                self._redeclare(wanted, before)
+                raise NodeError(f"{error.message}; its former settings were declared again", error.hint) from error
+
+    def _redeclare(self, before: Application, after: Application) -> None:
+        if before != after:
+            self._edit(lambda one: after if one.name == after.name else one)
+
+    def _wait_deployed(self, wanted: Application, note: Note) -> None:
+        """Wait until every replica is of these settings: Ray replaces them, and counts those of before until then."""
+
+        def is_deployed(observed: ObservedVersion) -> bool:
+            note(f"{observed.ready} of {observed.workers} replicas run")
+            if observed.failure:
+                raise NodeError(f"{wanted.model} {wanted.version} on node {self.name}: {observed.failure}")
+            deployed = self.client.instance().applications.get(wanted.name)
+            return deployed is not None and deployed.status == RUNNING and observed.is_ready
+
+        self._wait(wanted.model, wanted.version, is_deployed, wanted.startup_s + PROCESS_START_S, "be ready")
+
+    def _application(self, model: str, version: str) -> Application:
+        for application, _ in self.client.instance().ours:
+            if (application.model, application.version) == (model, version):
+                return application
+        raise NodeError(f"{model} {version} is not registered on node {self.name}", "See 'tsctl models list'.")
+
     def ask_to_register(self, archive: StoredArchive, version: str, workers: int | None) -> None:
         facts = facts_of(archive.path)
         digest = digest_of(archive.path)
@@ -253,6 +292,7 @@ def _report(application: Application, deployed: Deployed, addresses: tuple[str, 
         ids=tuple(one.replica_id for one in running),
         startup_s=application.startup_s,
         addresses=addresses,
+        settings=_settings(application.replicas, application.python),
     )
     return VersionReport(
         (application.model, application.version),
@@ -261,6 +301,10 @@ def _report(application: Application, deployed: Deployed, addresses: tuple[str, 
         _reason(message) if is_failed and not running else "",
         deployed.status == DELETING,
     )
+
+
+def _settings(replicas: RayReplicas, python: str | None) -> Settings:
+    return {**replicas.model_dump(), "python": python}
 
 
 def _reason(message: str) -> str:

@@ -132,7 +132,8 @@ def _access(kubernetes: KubernetesSpec) -> list[Manifest]:
             "verbs": ["get", "list", "patch"],
         },
         {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "list"]},
-        {"apiGroups": [""], "resources": ["services", "pods"], "verbs": ["get", "list"]},
+        {"apiGroups": [""], "resources": ["services"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
         {"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["create"]},
     ]
     metadata = {"name": "tsctl-rollouts", "namespace": kubernetes.namespace}

@@ -41,7 +41,7 @@ LEAVE_S = 10
 #: A pod that has ended its work needs some seconds to end.
 SLACK_S = 5
 #: Room of a pod's own files: temporary ones, metrics, and prediction records.
-STATE_MIB = 2048
+STATE_GIB = 2
 _PROBE_S = 5
 #: Where TorchServe's settings are in a pod.
 CONFIG_FOLDER, CONFIG_FILE = "/etc/tsctl", "config.properties"
@@ -95,7 +95,7 @@ def pod_spec(deployment: DeploymentSpec, kubernetes: KubernetesSpec, version: Se
         ],
         "containers": [_container(deployment, kubernetes, version, leave_s)],
         "volumes": [
-            *({"name": name, "emptyDir": {"sizeLimit": f"{STATE_MIB}Mi"}} for name in WRITABLE),
+            *({"name": name, "emptyDir": {"sizeLimit": f"{STATE_GIB}Gi"}} for name in WRITABLE),
             *(
                 [{"name": "config", "configMap": {"name": object_name(version)}}]
                 if kubernetes.engine != "uvicorn"

@@ -10,6 +10,7 @@ from handlers.contract import CHECK_ANSWER, CHECK_HEADER
 from tsctl.archive.known import difference_of, name_of
 from tsctl.config.weights import TOTAL
 from tsctl.errors import GatewayError, NodeError
+from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.kubernetes.api import NotThere
 from tsctl.gateway.kubernetes.backend import HttpRoutes
 from tsctl.gateway.kubernetes.names import DIGEST_NOTE, HTTP_PORT, labels, version_name
@@ -113,9 +114,10 @@ class ClusterEffects:
             if name_of(sample) not in golden.answers:
                 continue
             _, body, media_type = sample
-            answer = api.send(path, body, {"content-type": media_type, CHECK_HEADER: CHECK_ANSWER}, ANSWER_S)
-            if answer.status_code in (502, 503, 504):
-                raise TemporarilyUnavailable(f"pod {name} does not answer: {answer.status_code}")
+            try:
+                answer = api.send(path, body, {"content-type": media_type, CHECK_HEADER: CHECK_ANSWER}, ANSWER_S)
+            except NotAnswering as error:
+                raise TemporarilyUnavailable(f"pod {name} does not answer: {error.message}") from None
             expected = golden.answers[name_of(sample)]
             if why := difference_of(answer.status_code, answer.content, expected, golden.tolerance):
                 raise NodeError(f"{state.model} {state.canary} in pod {name} answers {name_of(sample)} wrongly: {why}")

@@ -21,7 +21,7 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.control.folder import FolderPlace
-from tsctl.control.here import shared_leases
+from tsctl.control.here import place_at, shared_leases
 from tsctl.control.lease import DamagedLease, TakenOver
 from tsctl.control.place import PlaceUnreachable, numbered
 from tsctl.errors import ConflictError, SpecError
@@ -138,6 +138,23 @@ def test_a_command_reaches_the_process_of_another_project(gateways: list[Gateway
         assert runner.operator.commands() == []
     assert not is_running(first.project, "digits")
     assert not is_running(second.project, "digits")
+
+
+def test_without_the_place_no_command_is_sent_also_on_the_machine_of_the_process(gateways: list[Gateway]) -> None:
+    first, second = gateways
+    with resumed(first, "digits", quiet):
+        place, elsewhere = (first.project.root.with_name(name) for name in ("place", "elsewhere"))
+        place_at.cache_clear()  # each command is a process of its own
+        place.rename(elsewhere)
+        try:
+            for project in (first.project, second.project):
+                with pytest.raises(PlaceUnreachable, match="abort was not sent, and the weights stay") as refused:
+                    send(project, "digits", Command.ABORT)
+                assert "Is it mounted?" in refused.value.hint
+        finally:
+            elsewhere.rename(place)
+        assert not list(folder(first.project, "digits").glob("asked-*"))
+        assert not list((place / "asked").glob("**/*.json"))
 
 
 def test_who_holds_what_is_shown_and_can_be_taken(

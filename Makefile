@@ -125,8 +125,8 @@ bench-text: archives  ## Measure a language model: users at once, servers and ga
 bench-tune: archives  ## Measure a grid of settings, and how close few trials come to its best, for three models, about 14 minutes
 	@$(RUN) -m benchmarks tune
 
-bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, about 20 minutes
-	@$(RUN) -m benchmarks crash-tests
+bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, also from another machine, about an hour
+	@$(RUN) -m benchmarks crash-tests --place none --place folder --place redis
 
 gameday: archives  ## Release canaries that are bad on purpose, and send requests that drift, about 13 minutes
 	@$(RUN) -m benchmarks gameday

@@ -12,6 +12,7 @@ import typer
 from benchmarks import CHECKOUT
 from benchmarks.crash_tests import run as crash_run
 from benchmarks.crash_tests.cases import CASES
+from benchmarks.crash_tests.operators import NOWHERE, PLACES
 from benchmarks.gameday import drift as gameday_drift
 from benchmarks.gameday import drift_cases
 from benchmarks.gameday import run as gameday_run
@@ -273,10 +274,18 @@ def tune(
 @app.command("crash-tests")
 def crash_tests(
     only: Annotated[list[str] | None, only_option(CRASH_CASES)] = None,
+    place: Annotated[
+        list[str] | None,
+        typer.Option(help=f"What operators share, one of {', '.join(PLACES)}; repeatable. By default none."),
+    ] = None,
 ) -> None:
-    """Kill rollouts with SIGKILL at every fault point, and resume them; exit code 1 unless all converge."""
+    """Kill rollouts with SIGKILL at every fault point, and resume them; exit code 1 unless all converge.
+
+    With a place, another operator resumes, who has a project of its own.
+    """
     cases = [CRASH_CASES[name] for name in _chosen(only, CRASH_CASES)]
-    results = crash_run.run(find_project(), cases, Progress())
+    places = _chosen(place, PLACES) if place else [NOWHERE]
+    results = crash_run.run(find_project(), cases, Progress(), places)
     print_table(crash_run.COLUMNS, [crash_run.cells(result) for result in results])
     wrong = sum(bool(result.violations) for result in results)
     typer.echo(f"{len(results)} kills, {len(results) - wrong} converged")

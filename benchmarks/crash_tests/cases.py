@@ -77,6 +77,7 @@ class CrashResult:
         violations: what is wrong at the end; none where the rollout converged.
         highest: the canary's highest weight in the gateway, in hundredths of a percent.
         resumed_s: seconds from the kill to the end.
+        place: that the operators share.
     """
 
     case: str
@@ -85,6 +86,7 @@ class CrashResult:
     repeated: int = 0
     highest: int = 0
     resumed_s: float = 0.0
+    place: str = "none"
 
 
 def repeated_steps(entries: Sequence[Entry]) -> int:
@@ -110,6 +112,24 @@ def uncounted_requests(entries: Sequence[Entry], canary: str) -> int:
     for entry in entries[1:]:
         cursor.update(to_json(entry.event).get("cursor", {}))
     return _requests(cursor, canary) - first - counted
+
+
+def object_faults(entries: Sequence[Entry], copies: Sequence[Sequence[Entry]], writers: Sequence[str]) -> list[str]:
+    """What is wrong with a journal at a place.
+
+    Args:
+        entries: that the place has; `copies`: of the operators.
+        writers: the token of the process that wrote each entry.
+    """
+    order = [writer for number, writer in enumerate(writers) if number == 0 or writers[number - 1] != writer]
+    checks = {
+        "the place's entries have gaps": [entry.seq for entry in entries] == list(range(len(entries))),
+        f"copies have {', '.join(str(len(copy)) for copy in copies)} entries, and the place {len(entries)}": all(
+            list(copy) == list(entries) for copy in copies
+        ),
+        f"{len(set(order))} processes wrote the journal in {len(order)} turns": len(order) == len(set(order)),
+    }
+    return [fault for fault, holds in checks.items() if not holds]
 
 
 def _requests(cursor: Mapping[str, int], version: str) -> int:

@@ -22,6 +22,7 @@ from tsctl.rollout.decide.stored import to_json
 from tsctl.rollout.run import begin
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.journal import Journal
+from tsctl.rollout.run.shared_journal import SharedJournal
 
 KILL_VARIABLE, POINTS_VARIABLE = "TSCTL_KILL_AT", "TSCTL_FAULT_POINTS"
 _passed: Counter[str] = Counter()
@@ -56,8 +57,8 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class FaultyJournal(Journal):
-    """A journal with fault points around every line, and in the middle of it."""
+class FaultPoints(Journal):
+    """Fault points of a journal around every line, and in the middle of it."""
 
     _name = ""
 
@@ -73,6 +74,14 @@ class FaultyJournal(Journal):
             super()._write(line[: len(line) // 2])
             _die()
         super()._write(line)
+
+
+class FaultyJournal(FaultPoints):
+    """A journal in a file."""
+
+
+class FaultySharedJournal(FaultPoints, SharedJournal):
+    """A journal at a place. In the middle of a line, the place has the entry, and the copy a half of it."""
 
 
 def line_name(kind: str, content: Mapping[str, Any]) -> str:
@@ -109,7 +118,7 @@ def main() -> None:
     """Run the rest of the command line as a command of tsctl."""
     from tsctl.cli.main import run
 
-    vars(begin).update(Journal=FaultyJournal, LiveEffects=FaultyEffects)
+    vars(begin).update(Journal=FaultyJournal, SharedJournal=FaultySharedJournal, LiveEffects=FaultyEffects)
     run()
 
 

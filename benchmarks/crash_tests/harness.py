@@ -6,7 +6,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,14 @@ from typing import Any
 
 import yaml
 
-from benchmarks.crash_tests.cases import POLICY, CrashCase, CrashResult, repeated_steps, uncounted_requests
+from benchmarks.crash_tests.cases import (
+    POLICY,
+    CrashCase,
+    CrashResult,
+    object_faults,
+    repeated_steps,
+    uncounted_requests,
+)
 from benchmarks.crash_tests.fault_points import KILL_VARIABLE, POINTS_VARIABLE
 from benchmarks.harness.client import Address, Connection, asking
 from benchmarks.harness.commands import run_tsctl
@@ -25,10 +32,11 @@ from tsctl.gateway.state import Gateway, traffic_in_force
 from tsctl.gateway.traffic import Traffic
 from tsctl.nodes.engines import open_nodes
 from tsctl.rollout.decide.actions import next_action
-from tsctl.rollout.decide.events import Outcome
+from tsctl.rollout.decide.events import Entry, Outcome
 from tsctl.rollout.decide.state import fold
 from tsctl.rollout.run.journal_files import journals, unfinished
 from tsctl.rollout.run.journal_lines import read, whole_bytes
+from tsctl.rollout.run.shared import SharedJournals, entries_at, read_object, shared_journals
 
 #: Seconds between two requests of a client.
 CLIENT_S, CLIENTS = 0.02, 2
@@ -59,13 +67,13 @@ class Attempt:
 
     Args:
         stable: the stable version before it.
-        old: journals of earlier rollouts.
+        old: names of journals of earlier rollouts.
     """
 
     case: CrashCase
     canary: str
     stable: str
-    old: frozenset[Path]
+    old: frozenset[str]
 
     @property
     def wanted(self) -> str:
@@ -84,6 +92,8 @@ class CrashHarness:
         address: of the model's route.
         good: two versions that answer the body; one of them is stable, and the other its canary.
         bad: a version that fails on the body.
+        other: another operator, who shares a place with the first one and resumes what was killed; None: the first one
+            does it.
     """
 
     project: Project
@@ -93,6 +103,12 @@ class CrashHarness:
     model: str
     good: tuple[str, str]
     bad: str
+    other: Project | None = None
+
+    @property
+    def resumer(self) -> Project:
+        """Who resumes, and watches meanwhile: with two operators, the copy of the one that is killed stays as it is."""
+        return self.other or self.project
 
     def points(self, case: CrashCase) -> list[str]:
         """The fault points of a case, from one rollout that nobody kills.
@@ -134,8 +150,10 @@ class CrashHarness:
 
     def _prepare(self, case: CrashCase) -> Attempt:
         """Bring model, gateway and deployment.yaml to the state in which the case begins."""
-        if unfinished(self.project, self.model) is not None:  # an earlier violation left it
+        if unfinished(self.resumer, self.model) is not None:  # an earlier violation left it
             self._tsctl("rollout", "abort", self.model)
+        if shared_journals(self.project) is not None:
+            self._tsctl("rollout", "history", self.model, project=self.project)
         self._write_policy(case.policy)
         stable = self._route().stable
         canary = self.bad if case.is_bad else next(version for version in self.good if version != stable)
@@ -144,7 +162,7 @@ class CrashHarness:
         if case.is_idle:
             self._tsctl("gateway", "stop")
             self._tsctl("gateway", "start")
-        old = frozenset(journals(self.project, self.model))
+        old = frozenset(path.name for path in journals(self.resumer, self.model))
         with clients(self.address, self.body):
             if case.command == "rollback":
                 self._tsctl("rollout", "start", self.model, canary)
@@ -155,11 +173,12 @@ class CrashHarness:
         return Attempt(case, canary, stable, old)
 
     def _write_policy(self, policy: Mapping[str, Any]) -> None:
-        content = yaml.safe_load(self.project.deployment.read_text(encoding="utf-8"))
-        content["rollout"] = {**POLICY, **policy}
-        beside = self.project.deployment.with_suffix(".new")
-        beside.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        beside.replace(self.project.deployment)
+        for project in dict.fromkeys((self.project, self.resumer)):
+            content = yaml.safe_load(project.deployment.read_text(encoding="utf-8"))
+            content["rollout"] = {**POLICY, **policy}
+            beside = project.deployment.with_suffix(".new")
+            beside.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+            beside.replace(project.deployment)
 
     # ---- meanwhile -------------------------------------------------------------------------------------------------
 
@@ -195,7 +214,7 @@ class CrashHarness:
 
     def _resume(self, attempt: Attempt) -> int | None:
         """Exit code of the command that goes on; None where nothing was left to do."""
-        if unfinished(self.project, self.model) is not None:
+        if unfinished(self.resumer, self.model) is not None:
             return self._tsctl("rollout", "resume", self.model)
         begun = self._begun(attempt.old)
         if begun and fold(read(begun[-1])).outcome is attempt.case.outcome:
@@ -223,18 +242,34 @@ class CrashHarness:
             f"the next action is {next_action(state)}": next_action(state) is None,
             "the journal ends with half a line": whole_bytes(content) == len(content),
         }
-        return [violation for violation, holds in checks.items() if not holds]
+        faults = [violation for violation, holds in checks.items() if not holds]
+        shared = shared_journals(self.project)
+        return faults if shared is None else [*faults, *self._place_faults(shared, state.id, entries)]
+
+    def _place_faults(self, shared: SharedJournals, id: str, copy: Sequence[Entry]) -> list[str]:
+        """What is wrong at the place that two operators share, or in their copies of the rollout's journal."""
+        place, prefix = shared.place, entries_at(self.model, id)
+        objects = [
+            read_object(name, number, place.read(name) or b"") for number, name in enumerate(place.names(f"{prefix}/"))
+        ]
+        [killed] = [path for path in journals(self.project, self.model) if path.stem == id]
+        faults = object_faults(
+            [entry for entry, _ in objects], [copy, read(killed)], [writer["token"] for _, writer in objects]
+        )
+        begun = shared.ids(self.model).count(id)
+        left = place.names("asked/")
+        return [*faults, *[f"it began {begun} times"] * (begun != 1), *[f"commands are left: {left}"] * bool(left)]
 
     def _route(self) -> Traffic:
         return traffic_in_force(self.gateway)[self.model]
 
-    def _begun(self, old: frozenset[Path] = frozenset()) -> list[Path]:
+    def _begun(self, old: frozenset[str] = frozenset()) -> list[Path]:
         """Journals that are not old and have a whole line; without one nothing was begun."""
-        paths = [path for path in journals(self.project, self.model) if path not in old]
+        paths = [path for path in journals(self.resumer, self.model) if path.name not in old]
         return [path for path in paths if whole_bytes(path.read_bytes())]
 
-    def _tsctl(self, *command: str) -> int:
-        return run_tsctl(self.project, *command).status
+    def _tsctl(self, *command: str, project: Project | None = None) -> int:
+        return run_tsctl(project or self.resumer, *command).status
 
     def _rollout(self, *command: str, kill_at: str, points: Path) -> int:
         """Exit code of `tsctl rollout` with fault points; it is killed at `kill_at`, or at none where that is ''."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.crash_tests.cases import PROMOTED, ROLLED_BACK, repeated_steps, uncounted_requests
+from benchmarks.crash_tests.cases import PROMOTED, ROLLED_BACK, object_faults, repeated_steps, uncounted_requests
 from tsctl.rollout.decide.events import Entry
 from tsctl.rollout.decide.stored import parse_event
 
@@ -36,6 +36,16 @@ def test_a_request_that_no_tick_counts_is_found() -> None:
     assert uncounted_requests(entries(STARTED, STEP, tick), "2.0") == 0
     skipped = ("step", {"index": 1, "weight": 500, "cursor": {"r|2.0|500|200|": 12, "s|2.0|500|26": 4}})
     assert uncounted_requests(entries(STARTED, STEP, tick, skipped), "2.0") == 2
+
+
+def test_two_writers_a_gap_and_an_unlike_copy_are_found() -> None:
+    whole = entries(STARTED, STEP, WEIGHED)
+    assert object_faults(whole, [whole, whole], ["a", "a", "b"]) == []
+    assert object_faults(whole, [whole, whole], ["a", "b", "a"]) == ["2 processes wrote the journal in 3 turns"]
+    [short] = object_faults(whole, [whole, whole[:2]], ["a", "a", "b"])
+    assert short == "copies have 3, 2 entries, and the place 3"
+    gap = [whole[0], whole[2]]
+    assert object_faults(gap, [gap], ["a", "b"]) == ["the place's entries have gaps"]
 
 
 def test_every_moment_is_killed_once() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +15,11 @@ import pytest
 
 from tests.support.ports import free_ports
 from tests.support.redis_server import redis_server
+from tests.support.unreachable import unreachable
 from tests.unit.memory_place import MemoryPlace
+from tsctl.archive.remote_store import RemoteStore, StoreUnavailable
 from tsctl.control.folder import FolderPlace
+from tsctl.control.mounts import Mount
 from tsctl.control.open import open_place
 from tsctl.control.place import (
     LARGEST,
@@ -27,6 +32,7 @@ from tsctl.control.place import (
     numbers,
     read_on,
 )
+from tsctl.errors import TsctlError
 
 KINDS = ("folder", "redis", "s3", "memory")
 BUCKET = "control"
@@ -206,14 +212,37 @@ def test_a_bucket_that_is_missing_is_a_mistake_and_no_outage(addresses: dict[str
         open_place("s3://elsewhere/x")
 
 
-@pytest.mark.parametrize("kind", ["redis", "s3"])
-def test_a_server_that_does_not_answer_is_an_outage(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_that_does_not_answer_is_an_outage() -> None:
     [port] = free_ports(1)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-        monkeypatch.setenv(name, "us-east-1")
     with pytest.raises(PlaceUnreachable, match="does not answer"):
-        open_place("s3://bucket/x" if kind == "s3" else f"redis://u:secret@127.0.0.1:{port}/0")
+        open_place(f"redis://u:secret@127.0.0.1:{port}/0")
+
+
+#: Seconds in which a place or store says that it cannot be reached, on a machine that does other things as well.
+SOON_S = 15.0
+
+
+@pytest.mark.parametrize("why", ["refused", "unknown", "silent"])
+def test_an_s3_server_that_cannot_be_reached_is_soon_said_so(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(act: Callable[[], object], error: type[TsctlError]) -> TsctlError:
+        begin = time.monotonic()
+        with pytest.raises(error) as caught:
+            act()
+        assert time.monotonic() - begin < SOON_S
+        return caught.value
+
+    with unreachable() as addresses:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", addresses[why])
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            monkeypatch.setenv(name, "us-east-1")
+        place = asked(lambda: open_place("s3://bucket/x"), PlaceUnreachable)
+        options = {"endpoint_url": addresses[why]}  # fsspec keeps file systems by their options
+        store = asked(lambda: RemoteStore("s3://bucket/x", options).entry("m", "1.0"), StoreUnavailable)
+    for error in (place, store):
+        assert addresses[why] in error.message
+        assert "s3://bucket/x" in error.message
+        assert "AWS_ENDPOINT_URL" in error.hint
+    assert "cannot be reached" in store.message
 
 
 def test_a_password_that_redis_refuses_is_a_mistake_and_not_shown(tmp_path: Path) -> None:
@@ -243,6 +272,29 @@ def test_a_folder_shows_no_object_before_it_is_whole(tmp_path: Path, monkeypatch
         place.create("a/000001.json", b"x")
     assert place.names("") == []
     assert list((tmp_path / "place" / "a").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_is_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(source: Any, target: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(PlaceUnusable, match="makes no hard links"):
+        open_place(new_folder(tmp_path))
+    assert not any((tmp_path / "place" / "check").iterdir())
+
+
+def test_a_folder_of_nfs_that_remembers_missing_files_is_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = Mount(str(tmp_path), "nfs4", frozenset({"rw", "vers=4.2", "hard"}))
+    monkeypatch.setattr("tsctl.control.folder.mount_of", lambda folder: mount)
+    with pytest.raises(PlaceUnusable, match="would not see that another one has taken over") as refused:
+        open_place(new_folder(tmp_path))
+    assert "lookupcache=pos" in refused.value.hint
 
 
 def test_a_link_whose_answer_was_lost_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

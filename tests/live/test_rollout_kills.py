@@ -6,11 +6,15 @@ Some fault points; `make bench-kills` tries all of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from benchmarks.crash_tests.cases import PROMOTED, ROLLED_BACK, CrashCase
 from benchmarks.crash_tests.harness import CrashHarness
+from benchmarks.crash_tests.operators import FOLDER, PLACES, REDIS
+from benchmarks.crash_tests.run import sharing
+from tests.support.programs import program
 from tests.support.releases import FAILS_ON_LARGE, LARGE, ROUTE, releasing
 from tsctl.config.project import Project
 
@@ -34,3 +38,21 @@ def test_a_killed_rollout_converges(harness: CrashHarness, case: CrashCase, poin
     killed = harness.kill(case, point)
     assert killed.violations == ()
     assert killed.repeated == 0
+
+
+@pytest.mark.parametrize(("kind", "kills"), [
+    (FOLDER, [(PROMOTED, "amid the line step 1"), (ROLLED_BACK, "amid weigh 0")]),
+    (REDIS, [(PROMOTED, "before the line started"), (PROMOTED, "after weigh 2000")]),
+], ids=[FOLDER, REDIS])  # fmt: skip
+def test_a_killed_rollout_converges_when_another_operator_resumes_it(
+    harness: CrashHarness, tmp_path: Path, kind: str, kills: list[tuple[CrashCase, str]]
+) -> None:
+    if kind == REDIS:
+        program("redis-server")
+    with PLACES[kind](tmp_path) as control:
+        assert control is not None
+        shared = sharing(harness, control, tmp_path / "second")
+        for case, point in kills:
+            killed = shared.kill(case, point)
+            assert killed.violations == (), point
+            assert killed.repeated == 0

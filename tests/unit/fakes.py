@@ -85,19 +85,27 @@ class FakeSite:
                     self.counted[key] = self.counted.get(key, 0) + more
 
 
+#: Effects that change the gateway alone.
+AT_GATEWAY = (Effect.SET_WEIGHT, Effect.REVERT_WEIGHT, Effect.COPY, Effect.STOP_COPYING, Effect.RETIRE)
+
+
 @dataclass
 class FakeEffects:
     """Effects on a site.
 
     Args:
         strike: called with a word at each point where a kill may happen.
+        guard: of the gateway, which asks it before it changes anything: see tests/unit/test_control_begin.py.
     """
 
     site: FakeSite
     strike: Callable[[str], None] = lambda point: None
+    guard: Callable[[], None] = lambda: None
 
     def apply(self, effect: Effect, state: State) -> EffectDone:
         self.strike(f"before {effect}")
+        if effect in AT_GATEWAY:
+            self.guard()
         if effect in self.site.unavailable:
             raise TemporarilyUnavailable(f"{effect} is unavailable")
         if effect in self.site.refuses:

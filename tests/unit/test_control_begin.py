@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,14 +20,17 @@ from tsctl.config.deployment import read_deployment
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
-from tsctl.control.here import shared_leases
-from tsctl.control.lease import TakenOver
-from tsctl.control.place import PlaceUnreachable
+from tsctl.control.folder import FolderPlace
+from tsctl.control.here import place_at, shared_leases
+from tsctl.control.lease import DamagedLease, TakenOver
+from tsctl.control.place import PlaceUnreachable, numbered
 from tsctl.errors import ConflictError, SpecError
 from tsctl.gateway.change import set_shadow, set_weights
 from tsctl.gateway.publish import put_clusters, put_routes
 from tsctl.gateway.shared.control import SharedGateways
-from tsctl.gateway.shared.generation import Generation
+from tsctl.gateway.shared.generation import GENERATIONS, Generation, to_bytes
+from tsctl.gateway.shared.report import REPORTS, Report
+from tsctl.gateway.shared.report import to_bytes as report_bytes
 from tsctl.gateway.state import Gateway, changing, open_gateway
 from tsctl.gateway.traffic import only
 from tsctl.rollout.decide.events import Started, Waiting
@@ -137,6 +143,23 @@ def test_a_command_reaches_the_process_of_another_project(gateways: list[Gateway
     assert not is_running(second.project, "digits")
 
 
+def test_without_the_place_no_command_is_sent_also_on_the_machine_of_the_process(gateways: list[Gateway]) -> None:
+    first, second = gateways
+    with resumed(first, "digits", quiet):
+        place, elsewhere = (first.project.root.with_name(name) for name in ("place", "elsewhere"))
+        place_at.cache_clear()  # each command is a process of its own
+        place.rename(elsewhere)
+        try:
+            for project in (first.project, second.project):
+                with pytest.raises(PlaceUnreachable, match="abort was not sent, and the weights stay") as refused:
+                    send(project, "digits", Command.ABORT)
+                assert "Is it mounted?" in refused.value.hint
+        finally:
+            elsewhere.rename(place)
+        assert not list(folder(first.project, "digits").glob("asked-*"))
+        assert not list((place / "asked").glob("**/*.json"))
+
+
 def test_who_holds_what_is_shown_and_can_be_taken(
     gateways: list[Gateway], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,3 +209,48 @@ def test_a_publisher_that_was_replaced_publishes_nothing(tmp_path: Path) -> None
     with pytest.raises(ConflictError, match="goes on elsewhere"):
         stale.take_fence("rollout-m", 1)
     assert new.head().number == 3
+
+
+GATEWAYS = """gateways:
+  a: {address: 'http://127.0.0.1:1001', metrics: 'http://127.0.0.1:1002'}
+  b: {address: 'http://127.0.0.1:1003', metrics: 'http://127.0.0.1:1004'}
+"""
+
+
+def test_status_says_which_gateways_have_what_was_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "place").mkdir()
+    place = FolderPlace(str(tmp_path / "place"))
+    deployment = tmp_path / "deployment.yaml"
+    deployment.write_text(f"nodes: {{local: {{}}}}\ncontrol: {place.address}\n{GATEWAYS}")
+    monkeypatch.setenv("TSCTL_PROJECT", str(tmp_path))
+    for number in (1, 2):
+        place.create(numbered(GENERATIONS, number), to_bytes(replace(Generation(), number=number)))
+    for name, generation, at in (("a", 2, time.time()), ("b", 1, time.time())):
+        place.create(numbered(f"{REPORTS}/{name}", 1), report_bytes(Report(name, 1, "o", at, generation, is_live=True)))
+
+    def shown() -> dict[str, Any]:
+        status(json=True)
+        read: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return read
+
+    found = {each["name"]: (each["is_ready"], each["generation"], each["newest"]) for each in shown()["gateways"]}
+    assert found == {"a": (True, 2, 2), "b": (False, 1, 2)}
+    status()
+    out = capsys.readouterr().out
+    assert "nobody holds anything" in out
+    assert "gateway a: ready, generation 2, http://127.0.0.1:1001\n" in out
+    assert "gateway b: not ready, generation 1 of 2, http://127.0.0.1:1003\n" in out
+    place.create("lease/a/000001.json", b"{}")
+    place.create(numbered(GENERATIONS, 3), b"cut sh")
+    with pytest.raises(DamagedLease):  # neither hides the other
+        shown()
+    read = capsys.readouterr()
+    assert "000003.json in the place of control is damaged" in read.err
+    assert [len(json.loads(read.out)[key]) for key in ("gateways", "leases", "damaged")] == [0, 0, 2]
+    deployment.write_text(f"control: {place.address}\nnonsense: 1\n")
+    place.delete("lease/a/000001.json")
+    with pytest.raises(SpecError, match="nonsense"):
+        shown()
+    assert json.loads(capsys.readouterr().out)["place"] == place.address

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.unit.fakes import POLICY, FakeEffects, FakeEvidence, FakeHealth, FakeOperator, FakePairs, FakeSite, Killed
+from tests.unit.fakes import (
+    AT_GATEWAY,
+    POLICY,
+    FakeEffects,
+    FakeEvidence,
+    FakeHealth,
+    FakeOperator,
+    FakePairs,
+    FakeSite,
+    Killed,
+)
 from tests.unit.memory_place import MemoryPlace
 from tests.unit.test_rollout_run import killed_at, to_the_end, weights
 from tsctl.config.project import Project
+from tsctl.config.weights import TOTAL
 from tsctl.control.folder import FolderPlace
 from tsctl.control.here import control_address
 from tsctl.control.lease import Holder, TakenOver
 from tsctl.control.open import open_place
 from tsctl.control.place import PlaceUnreachable, PlaceUnusable, numbered
 from tsctl.errors import ConflictError, SpecError
-from tsctl.rollout.decide.events import Entry, Event, Outcome, Started
+from tsctl.rollout.decide.events import Effect, Entry, Event, Outcome, Started
 from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.decide.stored import to_json
@@ -76,15 +88,15 @@ class Operator:
         journal.strike = strike
         return journal
 
-    def begin(self) -> None:
+    def begin(self, started: Started = STARTED) -> None:
         self.shared.begin(MODEL, ID)
-        self.journal().append(STARTED)
+        self.journal().append(started)
 
     def runner(self, strike: Callable[[str], None] = lambda point: None) -> Runner:
         site = self.site
         return Runner(
-            self.journal(strike), FakeEffects(site, strike), FakeEvidence(site), FakeHealth(site), FakeOperator(site),
-            FakePairs(site), lambda text: None, clock=lambda: site.now, sleep=site.sleep,
+            self.journal(strike), FakeEffects(site, strike, self.guard), FakeEvidence(site), FakeHealth(site),
+            FakeOperator(site), FakePairs(site), lambda text: None, clock=lambda: site.now, sleep=site.sleep,
         )  # fmt: skip
 
 
@@ -157,36 +169,50 @@ def test_every_answer_may_be_lost_and_no_request_counts_twice(tmp_path: Path) ->
     assert fold(runner.journal.entries) == runner.state
 
 
-def test_a_process_that_was_replaced_changes_nothing(tmp_path: Path, place: MemoryPlace) -> None:
-    """It is stopped anywhere, another machine goes on, and then it wakes up."""
+#: Short, so that a process can be replaced at every point of a rollout.
+QUICK = POLICY.model_copy(update={"steps": (50, 100), "hold_s": 2, "min_requests": 20})
+
+
+@pytest.mark.parametrize("command", [Command.RESUME, Command.ABORT])
+@pytest.mark.parametrize("errors", [(0, 0), (50, 1)])
+def test_a_process_that_was_replaced_changes_nothing(tmp_path: Path, errors: tuple[int, int], command: Command) -> None:
+    """It is stopped at every point, also inside of effects; another machine goes on to the end; then it wakes up.
+
+    Nodes know no lease: of a call to them that it was about to make, it makes this one, and weights stay as they are.
+    """
+    started = replace(STARTED, policy=QUICK, policy_digest=QUICK.digest)
     points: list[str] = []
-    whole, _ = pair(tmp_path / "whole", MemoryPlace())
-    whole.begin()
-    to_the_end(whole.runner(points.append))
-    for number in [n for n, point in enumerate(points) if "object tick" not in point][::4]:
-        first, second = pair(tmp_path / str(number), MemoryPlace())
-        first.begin()
-        before = killed_at(number)
-        did: list[int] = []
+    whole, _ = pair(tmp_path / "whole", MemoryPlace(), errors=errors, policy=QUICK)
+    whole.begin(started)
+    wanted = to_the_end(whole.runner(points.append))
+    assert any(point == f"before {Effect.SET_WEIGHT}" for point in points)
+    for number, point in enumerate(points[:-1]):  # behind the last one nothing is left to do
+        first, second = pair(tmp_path / str(number), MemoryPlace(), errors=errors, policy=QUICK)
+        first.begin(started)
+        site, before = first.site, killed_at(number)
+        left: list[tuple[int, dict[str, int]]] = []
 
-        def asleep(point: str, first: Operator = first, second: Operator = second, before=before, did=did) -> None:  # type: ignore[no-untyped-def]
+        def asleep(point: str) -> None:
             try:
-                before(point)
+                before(point)  # noqa: B023 - called within this turn of the loop
             except Killed:
-                if not did:
-                    first.lost = TakenOver("the rollout of m", "ann@second")
-                    to_the_end(second.runner())
-                    did.append(len(first.site.did))
+                if not left:  # noqa: B023
+                    first.lost = TakenOver("the rollout of m", "ann@second")  # noqa: B023
+                    site.commands = [(command, "bob@desk")]  # noqa: B023
+                    to_the_end(second.runner())  # noqa: B023
+                    left.append((len(site.did), dict(site.weights)))  # noqa: B023
 
-        is_in_effect = points[number].startswith("before ") and "object" not in points[number]
-        if is_in_effect:  # of which the gateway's own guard takes care: see test_control_begin.py
-            continue
-        if number == len(points) - 1:
-            continue  # nothing is left to do
         with pytest.raises(TakenOver, match="ann@second took over"):
             to_the_end(first.runner(asleep))
-        assert len(first.site.did) == did[0], points[number]
-        assert second.shared.read(MODEL, ID) == read(second.path)
+        [(did, shares)] = left
+        late = [effect for effect, _ in site.did[did:]]
+        is_at_node = point.startswith("before ") and point.removeprefix("before ") in set(Effect) - set(AT_GATEWAY)
+        assert late == ([point.removeprefix("before ")] if is_at_node else []), point
+        assert site.weights == shares, point
+        state = second.runner().state
+        assert state.outcome in (wanted.outcome, Outcome.ABORTED), point
+        assert shares[state.canary if state.outcome is Outcome.PROMOTED else state.stable] == TOTAL, point
+        assert second.shared.read(MODEL, ID) == read(second.path), point
 
 
 def test_a_late_entry_of_the_process_before_is_read_and_not_written_over(tmp_path: Path, place: MemoryPlace) -> None:

@@ -232,3 +232,32 @@ def test_a_lease_knows_for_good_that_it_is_lost(place: MemoryPlace, first: Machi
         with pytest.raises(TakenOver):
             lease.require()
         place.is_away = True  # it need not ask again
+
+
+@pytest.mark.parametrize("name", ["lease/rollout-digits/000002.json", "lease/rollout-digits/000002/000001.json"])
+def test_a_lease_whose_term_is_damaged_can_be_taken_and_its_holder_stops(
+    place: MemoryPlace, first: Machine, second: Machine, name: str
+) -> None:
+    first.leases.take(SUBJECT).give_sign(is_last=True)
+    held = first.leases.take(SUBJECT)
+    held.give_sign()
+    place.content[name] = b"cut sh"
+    for ask in (second.leases.take, second.leases.is_held):
+        with pytest.raises(DamagedLease, match="term 2, cannot be read") as damaged:
+            ask(SUBJECT)
+        assert f"tsctl control take {SUBJECT}" in damaged.value.hint
+    taken = second.leases.take(SUBJECT, force=True)
+    assert taken.term.number == 3
+    with pytest.raises(TakenOver, match="ann@second"):
+        held.require()
+    taken.give_sign(is_last=True)
+    assert not second.leases.is_held(SUBJECT)
+    assert second.leases.take(SUBJECT).term.number == 4
+
+
+def test_a_next_term_that_is_damaged_ends_the_one_before(place: MemoryPlace, first: Machine) -> None:
+    lease = first.leases.take(SUBJECT)
+    place.content["lease/rollout-digits/000002.json"] = b"{}"
+    for _ in range(2):
+        with pytest.raises(TakenOver, match="another process, whose object is damaged"):
+            lease.require()

@@ -216,7 +216,7 @@ def test_a_damaged_lease_hides_no_other_one(
     place = FolderPlace(str(tmp_path))
     place.create("lease/a/000001.json", b"{}")
     place.create("lease/b/000001.json", term_content(HOLDER, 1.0))
-    (tmp_path / "deployment.yaml").write_text(f"control: {tmp_path}\n")
+    (tmp_path / "deployment.yaml").write_text(f"nodes: {{local: {{}}}}\ncontrol: {tmp_path}\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DamagedLease, match="lease of a, term 1"):
         status(json=True)

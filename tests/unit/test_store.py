@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import pytest
 
 from tests.support.commands import run_command
 from tests.support.range_server import RangeServer, range_server
+from tests.support.unreachable import unreachable
 from tsctl.archive.container import MANIFEST, digest_of
 from tsctl.archive.pull import kept_beside, pull, pulled_archives
 from tsctl.archive.remote_store import Entry, Kept, RemoteStore, open_store
@@ -34,8 +36,9 @@ from tsctl.errors import ArchiveError, ConflictError, SpecError, TsctlError
 from tsctl.host import remote_files, retry
 from tsctl.host.locks import is_held
 from tsctl.host.progress import Progress
-from tsctl.host.remote import Again, hidden, kind_of
+from tsctl.host.remote import Again, TooSlow, Unreachable, hidden, kind_of
 from tsctl.host.remote_files import Files, open_files
+from tsctl.host.retry import Patience
 from tsctl.nodes.observed import ObservedNode
 from tsctl.views.plan import change_json, effects
 
@@ -572,6 +575,38 @@ def test_an_error_of_a_file_system_is_of_one_kind() -> None:
     assert kind_of(FromServer(16, "busy")) is Again
     assert kind_of(ConnectionResetError()) is Again
     assert kind_of(OSError(28, "No space left on device")) is not Again
+    assert kind_of(ConnectionRefusedError()) is kind_of(socket.gaierror(-2, "unknown")) is Unreachable
+    around = OSError("the client's own")
+    around.__cause__ = ConnectionRefusedError()
+    assert kind_of(around) is Unreachable
+
+
+def test_without_a_connection_it_is_given_up_soon_and_later_once_there_was_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "PAUSE_S", 0.5)
+
+    def attempts(error: Again, **more: float) -> tuple[int, float]:
+        slept: list[float] = []
+        patience = Patience(slept.append, lambda: sum(slept), **more)
+        with pytest.raises(Again):
+            while True:
+                patience.pause(error)
+        return len(slept) + 1, sum(slept)
+
+    tried, took_s = attempts(Unreachable("refused"), reach_s=retry.REACH_S)
+    assert 2 <= tried < retry.ATTEMPTS and took_s < 2 * retry.REACH_S
+    for error in (Again("503"), TooSlow("no answer")):
+        assert attempts(error, reach_s=retry.REACH_S)[0] == retry.ATTEMPTS
+    assert attempts(Unreachable("it starts again in the middle of a pull"))[0] == retry.ATTEMPTS
+
+
+def test_an_http_store_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "REACH_S", 0.0)
+    monkeypatch.setattr(remote_files, "CONNECT_S", 0.2)
+    with unreachable() as addresses:
+        for address in addresses.values():
+            with pytest.raises(ArchiveError, match=f"the store {address}/x cannot be reached: ") as refused:
+                RemoteStore(f"{address}/x", {}).require("toy", "1.0")
+            assert "can this machine reach it?" in refused.value.hint
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from tsctl.config.spec import ModelName, ModelVersion, SpecModel
 from tsctl.config.store import StoreSpec
 from tsctl.errors import ArchiveError, ConflictError, SpecError
 from tsctl.host.documents import first_mistake, parse_json
-from tsctl.host.remote import Exists, Missing, Refused, RemoteError, Unusable, absolute
+from tsctl.host.remote import Exists, Missing, Refused, RemoteError, Unreachable, Unusable, absolute
 from tsctl.host.remote_files import Files, open_files
 from tsctl.host.retry import persistently
 
@@ -297,6 +297,12 @@ def store_errors(address: str) -> Iterator[None]:
         ) from error
     except Missing as error:
         raise ArchiveError(f"the store {address} lacks a file that it should have: {error}", _PUSH_AGAIN) from error
+    except Unreachable as error:
+        raise StoreUnavailable(
+            f"the store {address} cannot be reached: {error}",
+            "Is the address right, and can this machine reach it? For S3, `store: options: endpoint_url` or"
+            " AWS_ENDPOINT_URL names the server.",
+        ) from error
     except RemoteError as error:
         is_full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StoreUnavailable(

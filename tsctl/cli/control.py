@@ -1,10 +1,10 @@
-"""`tsctl control`: the place that operators' machines share, and who runs what."""
+"""`tsctl control`: the place that machines share, who runs what, and which gateways have what was published."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,10 @@ from tsctl.config.project import find_project
 from tsctl.control.here import shared_leases
 from tsctl.control.lease import DamagedLease, Standing
 from tsctl.control.leases import Leases
-from tsctl.errors import SpecError
+from tsctl.errors import GatewayError, SpecError, TsctlError
+
+if TYPE_CHECKING:
+    from tsctl.gateway.shared.presence import Presence
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -28,15 +31,16 @@ _STATES = {
 
 @app.command()
 def status(json: Json = False) -> None:
-    """Show who holds what at the shared place: the rollouts' processes, on whatever machine.
+    """Show who holds what at the shared place, and which generation each of several gateways has.
 
     Times are by the clocks of the machines that wrote them. A process on another machine that is 'held, or silent' may
-    be dead: 'tsctl rollout resume' watches it for 20 s, and goes on where it gives no sign of life. Exit code 6 if a
-    lease is damaged; the others are shown.
+    be dead: 'tsctl rollout resume' watches it for 20 s, and goes on where it gives no sign of life. A gateway that
+    gives no sign of life is watched for 6 s. What cannot be read does not hide the rest; then the exit code is 6 for a
+    lease, 5 for gateways, or 2 for deployment.yaml.
     """
     leases = _leases()
     rows: list[dict[str, Any]] = []
-    damaged: list[DamagedLease] = []
+    damaged: list[TsctlError] = []
     for subject in leases.subjects():
         try:
             watch, found = leases.look(subject)
@@ -56,10 +60,26 @@ def status(json: Json = False) -> None:
                     "state": _STATES[found],
                 }
             )
+    gateways: Sequence[Presence] = ()
+    try:
+        gateways = _gateways()
+    except (GatewayError, SpecError) as error:
+        damaged.append(error)
     if json:
-        print_json({"place": leases.place.address, "leases": rows, "damaged": [error.summary for error in damaged]})
+        print_json(
+            {
+                "place": leases.place.address,
+                "leases": rows,
+                "gateways": [gateway.as_json() for gateway in gateways],
+                "damaged": [error.summary for error in damaged],
+            }
+        )
     else:
-        _print_leases(leases.place.address, rows, has_more=bool(damaged))
+        _print_leases(leases.place.address, rows, has_more=any(isinstance(error, DamagedLease) for error in damaged))
+        for gateway in gateways:
+            typer.echo(gateway.line)
+    for another in damaged[1:]:  # the first one is raised
+        typer.echo(f"error: {another.summary}", err=True)
     if damaged:
         raise damaged[0]
 
@@ -89,17 +109,39 @@ def take(
 ) -> None:
     """Take a lease from its holder and release it, so that nobody has to wait for a machine that is surely dead.
 
-    If its holder is alive after all, it stops before its next change, and says who took over.
+    Also a lease whose objects are damaged, so that nobody knows its holder. If the holder is alive after all, it stops
+    before its next change, and says who took over.
     """
     leases = _leases()
     if lease not in leases.subjects():
         names = ", ".join(leases.subjects()) or "none"
         raise SpecError(f"nobody ever held {lease}; there are {names}", "See 'tsctl control status'.")
-    before = leases.last(lease)
+    holder = ""
+    try:
+        before = leases.last(lease)
+        holder = str(before.holder) if before is not None else ""
+    except DamagedLease as error:
+        typer.echo(error.summary, err=True)
     taken = leases.take(lease, force=True)
     taken.give_sign(is_last=True)
-    holder = str(before.holder) if before is not None else ""
-    print_done({"lease": lease, "from": holder, "term": taken.term.number}, [f"took {lease} from {holder}"], json)
+    by = holder or "a process whose object is damaged"
+    print_done({"lease": lease, "from": holder, "term": taken.term.number}, [f"took {lease} from {by}"], json)
+
+
+def _gateways() -> Sequence[Presence]:
+    """The gateways of deployment.yaml; none where it has no several ones.
+
+    Raises:
+        SpecError: deployment.yaml has a mistake.
+        GatewayError: what the gateways share is damaged.
+    """
+    from tsctl.config.deployment import read_deployment
+    from tsctl.gateway.state import open_gateway
+
+    project = find_project()
+    deployment = read_deployment(project.deployment)
+    shared = open_gateway(project, deployment).shared if deployment.gateways else None
+    return () if shared is None else shared.presences(deployment.gateway_addresses)
 
 
 def _leases() -> Leases:

@@ -13,11 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
+from tsctl.control.mounts import fault_of, mount_of
 from tsctl.control.place import AlreadyThere, PlaceUnreachable, PlaceUnusable, is_name, require_name, require_small
 from tsctl.host.files import sync_folder
 
 #: Permissions of the folders and files: keys of clients may be in them.
 _FOLDER, _FILE = 0o700, 0o600
+#: Of `link` in a folder where a file could be made: FAT, and many file systems of FUSE.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class FolderPlace:
@@ -34,6 +37,9 @@ class FolderPlace:
             raise PlaceUnusable(f"control: {address} is no absolute path", "Give the whole path of the folder.")
         if self._root.exists() and not self._root.is_dir():
             raise PlaceUnusable(f"control: {address} is a file and no folder", "Correct the address.")
+        mount = mount_of(self._root)
+        if mount is not None and (fault := fault_of(mount)) is not None:
+            raise PlaceUnusable(f"control: {fault[0]}", fault[1])
 
     def create(self, name: str, content: bytes) -> None:
         require_name(name)
@@ -49,6 +55,13 @@ class FolderPlace:
                 except FileExistsError:
                     if unfinished.stat().st_nlink < 2:  # else the link is ours, and its first answer was lost
                         raise AlreadyThere(name) from None
+                except OSError as error:
+                    if error.errno in _NO_LINKS:
+                        raise PlaceUnusable(
+                            f"control: the file system of {self.address} makes no hard links: {error.strerror}",
+                            "Use a folder on ext4, xfs or NFS, or Redis, or S3.",
+                        ) from None
+                    raise
             finally:
                 unfinished.unlink(missing_ok=True)
             sync_folder(path.parent)
@@ -107,12 +120,12 @@ class FolderPlace:
             yield
         except (PermissionError, IsADirectoryError) as error:
             raise PlaceUnreachable(
-                f"cannot {what} in {self.address}: {error.strerror}", "Make the folder writable for this user."
+                f"control: cannot {what} in {self.address}: {error.strerror}", "Make the folder writable for this user."
             ) from None
         except OSError as error:
             hint = f"Is it mounted? A new place is made by hand: mkdir -m 700 {self.address}"
             raise PlaceUnreachable(
-                f"cannot {what} in {self.address}: {error.strerror}",
+                f"control: cannot {what} in {self.address}: {error.strerror}",
                 hint if error.errno == errno.ENOENT else "Is there room, and does its server answer?",
             ) from None
 

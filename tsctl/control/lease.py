@@ -44,7 +44,19 @@ class Forgotten(ConflictError):
 
 
 class DamagedLease(AnalysisError):
-    """An object of a lease is none that tsctl wrote."""
+    """An object of a lease is none that tsctl wrote.
+
+    Args:
+        number: of the term that cannot be read. Its holder is not known, and may be alive; the next term replaces it.
+    """
+
+    def __init__(self, subject: str, number: int, why: object) -> None:
+        super().__init__(
+            f"the object of the lease of {subject}, term {number}, cannot be read: {why}",
+            f"Somebody changed it by hand. Take the lease: tsctl control take {subject}. If its holder still runs, it"
+            " stops before its next change. Then: tsctl rollout resume MODEL",
+        )
+        self.number = number
 
 
 @dataclass(frozen=True)
@@ -168,10 +180,7 @@ def read_term(subject: str, number: int, content: bytes, signs: int = 0, sign: b
         holder = checked(Holder(**fields["holder"]))
         return Term(number, holder, at, signs, sign_at, bool(last.get("released", False)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedLease(
-            f"the object of the lease of {subject}, term {number}, cannot be read: {error}",
-            "Somebody changed it by hand; remove the objects of this lease from the place.",
-        ) from None
+        raise DamagedLease(subject, number, error) from None
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

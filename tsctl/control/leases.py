@@ -22,6 +22,7 @@ import psutil
 from tsctl.control.lease import (
     SIGN_S,
     TTL_S,
+    DamagedLease,
     Forgotten,
     Holder,
     Process,
@@ -144,14 +145,20 @@ class Leases:
 
         Args:
             note: gets what is waited for.
-            force: take it although its holder may be alive; the holder then changes nothing more.
+            force: take it although its holder may be alive, or is unknown because the term is damaged. The holder then
+                changes nothing more.
 
         Raises:
             ConflictError: another process holds it, or was faster.
             PlaceUnreachable, PlaceUnusable, DamagedLease: as they say.
         """
         while True:
-            watch, found = self.look(subject)
+            try:
+                watch, found = self.look(subject)
+            except DamagedLease as error:
+                if not force:
+                    raise
+                return self._begin(subject, error.number + 1)
             term = watch.term
             is_mine = term is not None and term.holder == self.holder  # taken in a call whose answer was lost
             if found is Standing.FREE or is_mine or force:
@@ -162,17 +169,21 @@ class Leases:
                     "Wait for it to end. If that process is surely dead: tsctl control take.",
                 )
             self._wait(subject, watch, note)
-        number, at = term.number + 1 if term is not None else 1, self.now()
+        lease = self._begin(subject, term.number + 1 if term is not None else 1)
+        if term is not None:
+            lease.tidy(term.number, term.signs + 1)
+        return lease
+
+    def _begin(self, subject: str, number: int) -> Lease:
+        """A new term, which replaces every one before it; raises ConflictError where another process was faster."""
+        at = self.now()
         try:
             self.place.create(_term(subject, number), term_content(self.holder, at))
         except AlreadyThere:
             raise ConflictError(
                 f"{subject} was taken by another process at this moment", "See 'tsctl control status'."
             ) from None
-        lease = Lease(self.place, subject, Term(number, self.holder, at), self.now)
-        if term is not None:
-            lease.tidy(term.number, term.signs + 1)
-        return lease
+        return Lease(self.place, subject, Term(number, self.holder, at), self.now)
 
 
 @dataclass
@@ -198,8 +209,7 @@ class Lease:
             number = self.term.number + 1
             content = self.place.read(_term(self.subject, number))
             if content is not None:
-                term = read_term(self.subject, number, content)
-                self._lost = TakenOver(self.subject, f"{term.holder}, at {_when(term.at)} by its clock,")
+                self._lost = TakenOver(self.subject, _taker(self.subject, number, content))
         if self._lost is not None:
             raise self._lost
 
@@ -250,6 +260,15 @@ class Lease:
             thread.join()
             with suppress(TsctlError):  # then its term ends by itself
                 self.give_sign(is_last=True)
+
+
+def _taker(subject: str, number: int, content: bytes) -> str:
+    """Who began the term: whoever it is, the term before it is over."""
+    try:
+        term = read_term(subject, number, content)
+    except DamagedLease:
+        return "another process, whose object is damaged,"
+    return f"{term.holder}, at {_when(term.at)} by its clock,"
 
 
 def _term(subject: str, number: int) -> str:

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from tsctl.control.place import AlreadyThere, PlaceUnreachable, PlaceUnusable, is_name, require_name, require_small
 
-TIMEOUT_S = 10.0
+#: Seconds for a connection, and for an answer.
+CONNECT_S, ANSWER_S = 4.0, 10.0
 #: Of the service's errors, those that only a person can end.
 _UNUSABLE = {
     *("AccessDenied", "AllAccessDisabled", "ExpiredToken", "Forbidden", "InvalidAccessKeyId", "InvalidBucketName"),
@@ -92,7 +93,8 @@ class S3Place:
             raise PlaceUnreachable(message, "Run this again.") from None
         except (HTTPClientError, ConnectionError, OSError) as error:
             raise PlaceUnreachable(
-                f"control: {self.address} does not answer: {type(error).__name__}", "Can it be reached from here?"
+                f"control: {self.address} at {self._client.meta.endpoint_url} does not answer: {type(error).__name__}",
+                "Can it be reached from here? AWS_ENDPOINT_URL names another server.",
             ) from None
         except NoCredentialsError:
             raise PlaceUnusable(
@@ -122,7 +124,7 @@ def open_s3(address: str) -> S3Place:
             "control: an address of S3 is s3://BUCKET/PREFIX, without a user", "Credentials are in the environment."
         )
     config = Config(
-        connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, retries={"total_max_attempts": 1, "mode": "standard"}
+        connect_timeout=CONNECT_S, read_timeout=ANSWER_S, retries={"total_max_attempts": 1, "mode": "standard"}
     )
     try:
         client = boto3.client("s3", config=config)

@@ -18,7 +18,7 @@ from tsctl.gateway.files import GatewayFiles, followed_name, read_document, runn
 from tsctl.gateway.keys import Record, plain_keys, read_keys
 from tsctl.gateway.shared.admin import SharedAdmin
 from tsctl.gateway.shared.control import SharedGateways
-from tsctl.gateway.shared.presence import Presence, presences, trouble
+from tsctl.gateway.shared.presence import Presence, trouble
 from tsctl.gateway.traffic import SHADOW, STABLE, Traffic
 from tsctl.host.files import keep_reserve, make_folder, stamp
 from tsctl.host.locks import exclusive
@@ -321,9 +321,8 @@ def gateway_status(gateway: Gateway) -> GatewayStatus:
 
 
 def _shared_status(gateway: Gateway, shared: SharedGateways) -> GatewayStatus:
-    newest, silent = shared.head().number, shared.silent()
-    addresses = {name: place.address for name, place in gateway.deployment.gateways.items()}
-    each = tuple(presences(addresses, newest, shared.reports(), silent))
+    addresses = gateway.deployment.gateway_addresses
+    each = shared.presences(addresses)
     traffic, is_live = traffic_in_force(gateway), gateway.admin.is_live()
     hosts = gateway.admin.hosts() if is_live else {}
     return GatewayStatus(

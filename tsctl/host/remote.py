@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -19,8 +20,10 @@ from urllib.parse import urlsplit
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss"}
 #: Ends the name of a file that is not whole yet; no reader takes it.
 PART = ".part"
-#: Seconds for one call to a file system that works over a network.
-CALL_S = 30.0
+#: Seconds for one call to a file system that works over a network, and for one attempt to connect to it.
+CALL_S, CONNECT_S = 30.0, 4.0
+#: Attempts of the client of S3 within one call: by itself it makes five, which takes 9 s where a port is closed.
+_S3_ATTEMPTS = 2
 #: HTTP statuses after which a request is worth sending again; 5xx are as well.
 AGAIN = (408, 425, 429)
 #: Refusals of a kernel that do not pass by themselves.
@@ -28,6 +31,11 @@ _LASTING = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG,
     errno.ENOSYS, errno.EPERM,
 )  # fmt: skip
+#: Errors of botocore, aiohttp, requests and urllib3 before there is a connection, by name: none is imported for it.
+_NOT_CONNECTED = {
+    *("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "ConnectTimeout"),
+    "NewConnectionError",
+}
 #: Options that hold no secret.
 _OPEN = re.compile(r"(url|region|region_name|project|location|protocol)$", re.IGNORECASE)
 _USER = re.compile(r"//[^/?#\s'\"]*@")
@@ -73,6 +81,10 @@ class Again(RemoteError):
         self.pause_s = pause_s
 
 
+class Unreachable(Again):
+    """There is no connection: the port is closed, nobody knows the name, or nothing answers within CONNECT_S."""
+
+
 class TooSlow(Again):
     """A call was not answered in time."""
 
@@ -116,11 +128,19 @@ def open_system(address: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     except ImportError:
         raise Unusable("fsspec is not installed: pip install 'tsctl[store]'") from None
     try:
-        system, root = fsspec.core.url_to_fs(address, **options)
+        system, root = fsspec.core.url_to_fs(address, **_bounded(address, options))
     except (ImportError, ValueError, TypeError) as error:
         raise Unusable(reason_of(error)) from error
     system.invalidate_cache()  # others write there too
     return system, str(root).rstrip("/")
+
+
+def _bounded(address: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with bounds for connections of S3 where they have none."""
+    if urlsplit(address).scheme not in ("s3", "s3a"):
+        return dict(options)
+    bounds = {"connect_timeout": CONNECT_S, "retries": {"mode": "standard", "total_max_attempts": _S3_ATTEMPTS}}
+    return {**options, "config_kwargs": {**bounds, **options.get("config_kwargs", {})}}
 
 
 def call(system: Any, method: str, *arguments: Any, seconds: float = CALL_S, **named: Any) -> Any:
@@ -213,11 +233,23 @@ def kind_of(error: BaseException) -> type[RemoteError]:
         return Again if status >= 500 or status in AGAIN else RemoteError
     if "Credentials" in name:
         return Refused
+    if is_unconnected(error):
+        return Unreachable
     if isinstance(error, OSError) and error.errno in _LASTING:
         return RemoteError
     if isinstance(error, OSError | EOFError) or "Timeout" in name or "Connection" in name or "Payload" in name:
         return Again
     return Unusable if isinstance(error, ImportError | ValueError | TypeError) else RemoteError
+
+
+def is_unconnected(error: BaseException | None) -> bool:
+    """Whether the error, or one that it wraps, says that no connection was made."""
+    while error is not None:
+        names = {kind.__name__ for kind in type(error).__mro__}
+        if isinstance(error, ConnectionRefusedError | socket.gaierror) or not _NOT_CONNECTED.isdisjoint(names):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _status(error: BaseException) -> int | None:

@@ -21,15 +21,18 @@ import requests
 from tsctl.host.remote import (
     AGAIN,
     CALL_S,
+    CONNECT_S,
     Again,
     Missing,
     Refused,
     RemoteError,
     TooSlow,
+    Unreachable,
     Unusable,
     call,
     is_local,
     is_object_store,
+    is_unconnected,
     one_error,
     open_system,
     put_whole,
@@ -271,15 +274,20 @@ class HttpFiles(Files):
         with one_error(self._options):
             url = f"{self._address}/{quote(name)}"
             try:
-                with closing(self._session.get(url, headers=headers, stream=True, timeout=CALL_S)) as answer:
+                with closing(
+                    self._session.get(url, headers=headers, stream=True, timeout=(CONNECT_S, CALL_S))
+                ) as answer:
                     _require_good(answer)
                     yield answer
+            except requests.ConnectTimeout:
+                raise Unreachable(f"no connection to {self._address} within {CONNECT_S:g} s") from None
             except requests.Timeout:
                 raise TooSlow(f"no answer within {CALL_S:g} s") from None
             except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader) as error:
                 raise Unusable(str(error)) from None
             except requests.RequestException as error:
-                raise Again(f"the connection failed: {_cause(error)}") from None
+                kind = Unreachable if is_unconnected(error) else Again
+                raise kind(f"the connection failed: {_cause(error)}") from None
 
 
 def _require_good(answer: requests.Response) -> None:

@@ -20,6 +20,7 @@ from tsctl.control.open import open_place
 from tsctl.control.place import AlreadyThere, Place, PlaceUnreachable, numbered, numbers
 from tsctl.errors import ConflictError, GatewayError
 from tsctl.gateway.shared.generation import GENERATIONS, DamagedGeneration, Generation, from_bytes, to_bytes
+from tsctl.gateway.shared.presence import Presence, presences
 from tsctl.gateway.shared.report import REPORTS, Report, newest_reports
 from tsctl.gateway.shared.report import from_bytes as report_of
 from tsctl.host.files import make_folder, write_document
@@ -289,6 +290,19 @@ class SharedGateways:
         """Why the others do not count as present, by name."""
         self.present()
         return self._presence(KEPT_S)[1]
+
+    def presences(self, addresses: Mapping[str, str]) -> tuple[Presence, ...]:
+        """How each gateway stands to the newest generation; one that may be silent is waited for, for SILENT_S.
+
+        Args:
+            addresses: of the gateways, by name.
+
+        Raises:
+            GatewayError: the newest generation or a report is damaged.
+            PlaceUnreachable, PlaceUnusable: as they say.
+        """
+        newest, silent = self.head().number, self.silent()
+        return tuple(presences(addresses, newest, self.reports(), silent))
 
     def _presence(self, max_age_s: float) -> tuple[dict[str, Report], dict[str, str]]:
         """The gateways that report, and the others with the reason; an empty one where that is not known yet."""

@@ -20,6 +20,7 @@ from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
 from tsctl.control.here import shared_place
+from tsctl.control.place import PlaceUnreachable
 from tsctl.host.locks import is_held
 from tsctl.host.person import person
 from tsctl.rollout.decide.interventions import Command
@@ -36,11 +37,18 @@ def send(project: Project, model: str, command: Command) -> None:
     """Leave a command for the rollout's process, which obeys at its next tick.
 
     Raises:
-        PlaceUnreachable, PlaceUnusable: it is on another machine, and the place does not take the command.
+        PlaceUnreachable: machines share a place that does not answer; nothing was sent, because nobody would obey.
+        PlaceUnusable: as it says.
     """
-    place = None if is_held(lock_of(project, model)) else shared_place(project)
-    if place is not None:
-        return SharedCommands(place, model).send(command, person())
+    try:
+        place = shared_place(project)
+        if place is not None and not is_held(lock_of(project, model)):
+            return SharedCommands(place, model).send(command, person())
+    except PlaceUnreachable as error:
+        raise PlaceUnreachable(
+            f"{error.message}; {command} was not sent, and the weights stay as they are until the place is back",
+            error.hint,
+        ) from None
     by = quote(person(), safe="@")[:100]
     name = f"{_SENT}{time.time_ns():020}-{os.getpid()}-{command}-{by}"
     (folder(project, model) / name).touch(0o600, exist_ok=False)

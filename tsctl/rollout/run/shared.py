@@ -69,7 +69,8 @@ def read_object(name: str, number: int, content: bytes) -> tuple[Entry, dict[str
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedJournal(
             f"{name}, at the place that deployment.yaml names as control, is damaged: {error}",
-            "Restore it, or remove it with all objects behind it; then 'tsctl rollout abort' rolls back.",
+            "Remove it and all objects behind it. Then 'tsctl rollout resume MODEL' on the machine that ran the rollout"
+            " writes them again from its copy; on another one, 'tsctl rollout abort MODEL' rolls back.",
         ) from None
 
 

@@ -6,12 +6,14 @@ import gc
 import logging
 import os
 import sys
+import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+from coverage import Coverage
 
 from handlers.contract import WORKER_ENVIRONMENT
 from handlers.log_lines import NamedLines
@@ -22,6 +24,8 @@ for _name, _value in WORKER_ENVIRONMENT.items():
 
 LIVE = Path(__file__).parent / "live"
 IS_CI = bool(os.environ.get("CI"))
+#: Where coverage tells the processes that a test starts what to measure.
+MEASURES = "COVERAGE_PROCESS_CONFIG"
 
 #: Modules that one process runs, because they share what takes long to start: a node, or the model of sentences.
 SHARING = {
@@ -99,6 +103,29 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return _process_of(nodeid)
 
     return Sharing(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Live tests are not measured, nor are the commands and workers that they start, which would take twice as long.
+
+    The report says what the other tests run, as `make coverage` does.
+    """
+    if not item.get_closest_marker("live"):
+        return (yield)
+    measured = os.environ.pop(MEASURES, None)
+    tracers = (sys.gettrace(), threading.gettrace()) if Coverage.current() is not None else None
+    if tracers is not None:  # coverage's own `stop` and `start` would patch `os` anew for each test
+        sys.settrace(None)
+        threading.settrace(None)  # as it was at first
+    try:
+        return (yield)
+    finally:
+        if tracers is not None:
+            sys.settrace(tracers[0])
+            threading.settrace(tracers[1])
+        if measured is not None:
+            os.environ[MEASURES] = measured
 
 
 @pytest.hookimpl(wrapper=True)

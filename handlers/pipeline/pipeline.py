@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -18,14 +18,17 @@ LONGEST = 1 << 16
 
 
 def sketch(vector: np.ndarray) -> list[float] | None:
-    """The sketch of a vector of shape (n,), of SKETCH numbers; None where n is 0 or more than LONGEST.
+    """The sketch of a vector of shape (n,), of SKETCH numbers; None where n is 0 or more than LONGEST, or float32 holds no sums of it.
 
     Vectors of the same length have the same signs, in every process and with every version of NumPy.
     """
     if not 0 < len(vector) <= LONGEST:
         return None
-    sums: list[float] = (vector.astype(np.float32) @ _signs(len(vector))).astype(float).tolist()
-    return [float(f"{value / SKETCH**0.5:.6g}") for value in sums]
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers beyond float32, which have no sketch
+        sums = (vector.astype(np.float32) @ _signs(len(vector))).astype(float)
+    if not np.isfinite(sums).all():
+        return None
+    return [float(f"{value / SKETCH**0.5:.6g}") for value in sums.tolist()]
 
 
 @lru_cache(4)

@@ -29,7 +29,7 @@ from tests.support.sites import Site, throughout, until
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.events import Outcome
-from tsctl.rollout.run.journal import journals
+from tsctl.rollout.run.journal_files import journals
 
 PROMOTED, ROLLED_BACK, UNREACHABLE, CONFLICT = 0, 10, 6, 7
 VERSIONS: dict[str, dict[str, Any]] = {"1.0": PACE, "2.0": PACE}

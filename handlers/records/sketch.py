@@ -18,7 +18,8 @@ LONGEST = 1 << 16
 
 
 def sketch(vector: np.ndarray) -> list[float] | None:
-    """The sketch of a vector of shape (n,), of SKETCH numbers; None where n is 0 or more than LONGEST, or float32 holds no sums of it.
+    """The sketch of a vector of shape (n,), of SKETCH numbers; None where n is 0 or more than LONGEST, or a
+    number or sum is beyond float32.
 
     Vectors of the same length have the same signs, in every process and with every version of NumPy.
     """

@@ -19,7 +19,7 @@ from typing import Any
 from tsctl.rollout.decide.events import Effect, EffectDone, Entry, Event
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.stored import to_json
-from tsctl.rollout.run import begin
+from tsctl.rollout.run import hold, live_runner
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.journal import Journal
 from tsctl.rollout.run.shared_journal import SharedJournal
@@ -118,7 +118,13 @@ def main() -> None:
     """Run the rest of the command line as a command of tsctl."""
     from tsctl.cli.main import run
 
-    vars(begin).update(Journal=FaultyJournal, SharedJournal=FaultySharedJournal, LiveEffects=FaultyEffects)
+    for module, name, faulty in (
+        (hold, "Journal", FaultyJournal),
+        (hold, "SharedJournal", FaultySharedJournal),
+        (live_runner, "LiveEffects", FaultyEffects),
+    ):
+        vars(module)[name]  # a module that does not use the name would pass no fault point
+        vars(module)[name] = faulty
     run()
 
 

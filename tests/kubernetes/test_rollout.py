@@ -116,7 +116,7 @@ def stage(kubernetes: ApiServerProcess, tmp_path_factory: pytest.TempPathFactory
     with ExitStack() as running:
         connected = running.enter_context(network(len(VERSIONS)))
         if not isinstance(connected, Namespaces):
-            pytest.skip("pods need network namespaces: run this as root, with ip and tc")
+            pytest.fail("pods need network namespaces: run this as root, with ip and tc")
         prometheus = f"http://127.0.0.1:{free_ports(1)[0]}"
         (site.root / "deployment.yaml").write_text(yaml.safe_dump(_deployment(prometheus), sort_keys=False))
         site.run("render", "kubernetes", "--to", str(folder / "manifests"), "--check")
@@ -242,8 +242,9 @@ def _prometheus(server: ApiServerProcess, address: str, folder: Path) -> Iterato
         assert process.poll() is None, (folder / "log").read_text()
         try:
             query = {"query": f'count(tsctl_worker_starts_total{{namespace="{SPACE}"}})'}
-            found = direct_session().get(f"{address}/api/v1/query", params=query, timeout=2).json()
-            return bool(found["data"]["result"]) and found["data"]["result"][0]["value"][1] == str(len(VERSIONS))
+            answer = direct_session().get(f"{address}/api/v1/query", params=query, timeout=2).json()
+            result = answer["data"]["result"]
+            return bool(result) and result[0]["value"][1] == str(len(VERSIONS))
         except requests.RequestException:
             return False
 

@@ -306,7 +306,7 @@ class Service:
 def _is_bubblewrap(pid: int) -> bool:
     try:
         return b"--as-pid-1" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):  # it has ended, and its end is told by who waits for it
+    except (FileNotFoundError, ProcessLookupError):  # it has ended, which whoever waits for it reports
         return False
 
 

@@ -55,7 +55,7 @@ def _build() -> None:
     missing = [package for name, package in _NEEDED.items() if shutil.which(name) is None]
     missing += [] if _NEW_REFLECT.is_dir() else ["golang-github-modern-go-reflect2-dev"]
     if missing:
-        pytest.skip(f"to build kube-apiserver, {', '.join(missing)} must be installed (apt-get install)")
+        pytest.fail(f"to build kube-apiserver, {', '.join(missing)} must be installed (apt-get install)")
     BUILT.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tsctl-kubernetes-", ignore_cleanup_errors=True) as folder:
         path = Path(folder)

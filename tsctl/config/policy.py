@@ -96,7 +96,7 @@ class RolloutPolicy(SpecModel):
             return policy
         hold_s = policy.get("hold_s")
         if not isinstance(hold_s, int | float) or hold_s > cls.model_fields["settle_s"].default:
-            return policy  # what is no number is told later
+            return policy  # a value that is no number is reported later
         return {**policy, "settle_s": hold_s / 2}
 
     @model_validator(mode="after")

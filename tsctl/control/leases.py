@@ -263,7 +263,7 @@ class Lease:
 
 
 def _taker(subject: str, number: int, content: bytes) -> str:
-    """Who began the term: whoever it is, the term before it is over."""
+    """The process that began the term, in words. A damaged term ends the one before it too."""
     try:
         term = read_term(subject, number, content)
     except DamagedLease:

@@ -33,7 +33,7 @@ from tsctl.gateway.traffic import Traffic
 from tsctl.nodes.engines import open_nodes
 from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Entry, Outcome
-from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.fold import fold
 from tsctl.rollout.run.journal_files import journals, unfinished
 from tsctl.rollout.run.journal_lines import read, whole_bytes
 from tsctl.rollout.run.shared import SharedJournals, entries_at, read_object, shared_journals

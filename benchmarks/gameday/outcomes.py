@@ -10,7 +10,7 @@ from benchmarks.gameday.users import digit_of
 from benchmarks.harness.client import Answer
 from tsctl.config.policy import LIMIT
 from tsctl.rollout.decide.events import Entry, Outcome, Tick
-from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.fold import fold
 from tsctl.rollout.decide.stored import to_json
 from tsctl.rollout.decide.windows import Window
 

@@ -11,7 +11,7 @@ from tests.support.ports import free_ports
 from tests.support.releases import PACE, asking, newest, releasing, served, weights
 from tests.support.sites import until
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.fold import fold
 from tsctl.rollout.run.journal_lines import read
 
 PROMOTED = 0

@@ -17,7 +17,8 @@ from tsctl.config.project import Project
 from tsctl.gateway.state import traffic_in_force
 from tsctl.nodes.engines import open_nodes
 from tsctl.rollout.decide.events import Entry
-from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.decide.fold import fold
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.journal_files import journals
 from tsctl.rollout.run.journal_lines import read
 

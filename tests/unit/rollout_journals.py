@@ -9,8 +9,9 @@ from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.events import Entry, Event, Started, Tick, VerdictReached
+from tsctl.rollout.decide.fold import after, evidence_after
 from tsctl.rollout.decide.judge import Verdict, log_e_values
-from tsctl.rollout.decide.state import State, after, evidence_after
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.stored import parse_event, to_json
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.run.journal import Journal

@@ -31,8 +31,9 @@ from tsctl.control.open import open_place
 from tsctl.control.place import PlaceUnreachable, PlaceUnusable, numbered
 from tsctl.errors import ConflictError, SpecError
 from tsctl.rollout.decide.events import Effect, Entry, Event, Outcome, Started
+from tsctl.rollout.decide.fold import fold
 from tsctl.rollout.decide.interventions import Command
-from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.stored import to_json
 from tsctl.rollout.run.interfaces import may_succeed_later
 from tsctl.rollout.run.journal import Journal

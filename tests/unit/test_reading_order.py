@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
     ("title", "files", "lines"),
     [
         ("A request", 9, 1500),
-        ("A rollout", 14, 2650),
+        ("A rollout", 14, 2500),
     ],
 )
 def test_a_path_is_read_in_few_files_and_lines(title: str, files: int, lines: int) -> None:

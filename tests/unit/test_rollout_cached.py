@@ -16,8 +16,8 @@ from tsctl.gateway.access_log import AccessLogEntry
 from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample
 from tsctl.rollout.decide.events import Entry
 from tsctl.rollout.decide.evidence import LEAST_COMPUTED, Evidence, no_evidence
+from tsctl.rollout.decide.fold import fold
 from tsctl.rollout.decide.judge import Verdict, judge
-from tsctl.rollout.decide.state import fold
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.evidence.counts import EvidenceQuery, counter_values, windows_since
 from tsctl.rollout.evidence.log_answers import computed_ms, is_slow

@@ -14,8 +14,8 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.gateway.counters import CLIENT_FAILURES, CLIENT_REQUESTS, REQUESTS, Sample
 from tsctl.rollout.decide.events import Entry, Tick
 from tsctl.rollout.decide.evidence import Evidence, no_evidence
+from tsctl.rollout.decide.fold import fold
 from tsctl.rollout.decide.judge import ONE_CLIENT, Judgement, Verdict, judge
-from tsctl.rollout.decide.state import fold
 from tsctl.rollout.decide.windows import ClientCounts, OutcomeCounts, Window
 from tsctl.rollout.evidence.counts import EvidenceQuery, client_shares, counter_values, windows_since
 from tsctl.rollout.evidence.log import RequestLog

@@ -15,7 +15,7 @@ from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError
 from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample, parse_page, shortest_over
 from tsctl.rollout.decide.events import Entry
-from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.fold import fold
 from tsctl.rollout.decide.windows import OutcomeCounts, Thresholds, Window
 from tsctl.rollout.evidence.counts import SLOW, EvidenceQuery, counter_values, windows_since
 from tsctl.rollout.evidence.reader import LiveEvidence

@@ -27,8 +27,8 @@ from tests.unit.rollout_journals import (
     with_outage,
 )
 from tsctl.rollout.decide.events import VerdictReached
+from tsctl.rollout.decide.fold import after, fold
 from tsctl.rollout.decide.judge import MOST_REQUESTS, requests_needed
-from tsctl.rollout.decide.state import after, fold
 from tsctl.rollout.decide.windows import NOTHING
 from tsctl.rollout.run.journal_lines import read
 from tsctl.views.rollout.follow import as_json, snapshot

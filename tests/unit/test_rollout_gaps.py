@@ -11,7 +11,8 @@ from tests.unit.rollout_journals import POLICY, promoted, started
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.events import Entry, StepBegan, Tick
-from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.decide.fold import fold
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.views.rollout.gaps import gaps
 from tsctl.views.rollout.narrative import story

@@ -17,8 +17,8 @@ from tests.unit.rollout_journals import POLICY, started
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError, ConflictError
 from tsctl.rollout.decide.events import Ended, Outcome, StepBegan, Tick
+from tsctl.rollout.decide.fold import fold
 from tsctl.rollout.decide.interventions import PolicyChanged, Reopened
-from tsctl.rollout.decide.state import fold
 from tsctl.rollout.decide.stored import LaterEvent, Unknown, parse_event, to_json
 from tsctl.rollout.run.journal import Journal
 from tsctl.rollout.run.journal_files import folder, journals, new_id, new_path, require_none, unfinished

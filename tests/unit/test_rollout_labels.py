@@ -20,9 +20,10 @@ from tsctl.records.database import Place
 from tsctl.records.labels import add
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.evidence import no_evidence
+from tsctl.rollout.decide.fold import fold
 from tsctl.rollout.decide.judge import Verdict, judge
 from tsctl.rollout.decide.labels import NO_LABELS, LabelCounts, count_labelled
-from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.evidence.labels import AGAIN_S, LabelReader
 from tsctl.rollout.forecast.forecast import RecentTraffic, forecast_rollout

@@ -23,8 +23,9 @@ from tsctl.host.files import write_document
 from tsctl.nodes.observed import ObservedVersion
 from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Effect, EffectDone, Started, StepBegan
+from tsctl.rollout.decide.fold import fold
 from tsctl.rollout.decide.interventions import Command
-from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.evidence.reader import LiveEvidence
 from tsctl.rollout.evidence.source import PrometheusServer
 from tsctl.rollout.run.commands import LiveOperator

@@ -16,7 +16,7 @@ from tsctl.errors import AnalysisError, ConflictError
 from tsctl.host.locks import exclusive
 from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Effect, Outcome
-from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.fold import fold
 from tsctl.rollout.run.journal_files import folder, unfinished
 from tsctl.rollout.run.journal_lines import LaterJournal, read
 from tsctl.rollout.run.repair import repair

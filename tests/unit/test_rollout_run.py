@@ -23,9 +23,10 @@ from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, 
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Ended, Entry, Event, Outcome, Started, Tick
+from tsctl.rollout.decide.fold import fold
 from tsctl.rollout.decide.interventions import Command, CommandReceived, Reopened
 from tsctl.rollout.decide.judge import AVERAGE, Verdict
-from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.stored import to_json
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.run.health import GONE_S

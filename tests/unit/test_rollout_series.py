@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.unit.rollout_journals import BEGIN, promoted, rolled_back, with_edited_policy, with_outage
 from tsctl.rollout.decide.events import Entry, Tick
+from tsctl.rollout.decide.fold import after, fold
 from tsctl.rollout.decide.judge import AVERAGE
-from tsctl.rollout.decide.state import after, fold
 from tsctl.views.rollout.history import summary
 from tsctl.views.rollout.report import render_report
 from tsctl.views.rollout.series import MOST_POINTS, Series, thinned

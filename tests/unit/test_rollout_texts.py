@@ -17,9 +17,10 @@ from tsctl.gateway.access_log import LEAST_TOKENS
 from tsctl.gateway.counters import Sample
 from tsctl.rollout.decide.events import Entry, SlowThresholdSet, StepBegan, Tick
 from tsctl.rollout.decide.evidence import LEAST_TEXTS, LENGTHS, Evidence, no_evidence
+from tsctl.rollout.decide.fold import evidence_after, fold
 from tsctl.rollout.decide.judge import Verdict, judge
 from tsctl.rollout.decide.readings import length_text
-from tsctl.rollout.decide.state import State, evidence_after, fold
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.stored import parse_event, to_json
 from tsctl.rollout.decide.windows import OutcomeCounts, Thresholds, Window
 from tsctl.rollout.evidence.counts import EvidenceQuery

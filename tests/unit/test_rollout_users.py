@@ -16,8 +16,8 @@ from tsctl.config.weights import TOTAL
 from tsctl.gateway.counters import REQUESTS, Sample
 from tsctl.rollout.decide.events import Entry, StepBegan, Tick
 from tsctl.rollout.decide.evidence import Evidence, no_evidence
+from tsctl.rollout.decide.fold import after, fold
 from tsctl.rollout.decide.interventions import StickyChanged
-from tsctl.rollout.decide.state import after, fold
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.evidence.counts import EvidenceQuery
 from tsctl.rollout.evidence.log import RequestLog

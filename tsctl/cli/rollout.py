@@ -18,8 +18,8 @@ from tsctl.gateway.backend import is_on_cluster
 from tsctl.host.progress import Progress
 from tsctl.rollout.cluster.begin import OpenedCluster, resumed_on_cluster
 from tsctl.rollout.decide.events import Outcome
+from tsctl.rollout.decide.fold import start_of
 from tsctl.rollout.decide.interventions import Command
-from tsctl.rollout.decide.state import start_of
 from tsctl.rollout.run.commands import OpenedSpec, send
 from tsctl.rollout.run.hold import is_running
 from tsctl.rollout.run.journal import Journal

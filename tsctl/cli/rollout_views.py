@@ -29,7 +29,8 @@ from tsctl.host.progress import Progress
 from tsctl.records.labels import wrong_share
 from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.rollout.decide.events import Outcome
-from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.decide.fold import fold
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.forecast.forecast import RecentTraffic, forecast_rollout
 from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
 from tsctl.rollout.forecast.shadow import StageForecast, forecast_stage

@@ -16,7 +16,7 @@ from tsctl.errors import NodeError
 from tsctl.nodes.engines import open_nodes, served_at_start
 from tsctl.nodes.node import Node
 from tsctl.nodes.observe import observe
-from tsctl.rollout.decide.state import start_of
+from tsctl.rollout.decide.fold import start_of
 from tsctl.rollout.run.journal import Journal
 from tsctl.rollout.run.journal_files import find_journal, models_with_journals, unfinished
 

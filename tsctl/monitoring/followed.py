@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError
-from tsctl.rollout.decide.state import State, after
+from tsctl.rollout.decide.fold import after
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.hold import is_running
 from tsctl.rollout.run.journal_files import journals
 from tsctl.rollout.run.journal_lines import parse

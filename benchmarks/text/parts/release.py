@@ -29,7 +29,8 @@ from tsctl.errors import NodeError
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.retire import retire
 from tsctl.rollout.decide.events import Outcome
-from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.decide.fold import fold
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.journal_files import journals
 from tsctl.rollout.run.journal_lines import read
 

@@ -22,9 +22,10 @@ from tsctl.rollout.cluster.evidence import PodPrometheus, WorkerEvidence
 from tsctl.rollout.cluster.health import ClusterHealth
 from tsctl.rollout.cluster.worker_counts import items_of, values_of
 from tsctl.rollout.decide.events import Started
+from tsctl.rollout.decide.fold import start_of
 from tsctl.rollout.decide.interventions import Command, CommandReceived
 from tsctl.rollout.decide.shadow import PairsCompared
-from tsctl.rollout.decide.state import State, start_of
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.commands import LiveOperator, sticky_text
 from tsctl.rollout.run.effects import verify_archive
 from tsctl.rollout.run.golden import read_golden

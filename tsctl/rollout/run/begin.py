@@ -13,7 +13,7 @@ from tsctl.host.person import person
 from tsctl.host.progress import Note
 from tsctl.records.database import require
 from tsctl.rollout.decide.events import Started
-from tsctl.rollout.decide.state import start_of
+from tsctl.rollout.decide.fold import start_of
 from tsctl.rollout.evidence.counts import EvidenceQuery
 from tsctl.rollout.evidence.log import RequestLog
 from tsctl.rollout.evidence.rate import measure

@@ -11,7 +11,7 @@ from tsctl.gateway.state import Gateway
 from tsctl.host.progress import Note
 from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.rollout.decide.events import Outcome, Started
-from tsctl.rollout.decide.state import fold, start_of
+from tsctl.rollout.decide.fold import fold, start_of
 from tsctl.rollout.evidence.labels import LabelReader
 from tsctl.rollout.evidence.log import RequestLog
 from tsctl.rollout.evidence.pairs import RecordedPairs

@@ -16,8 +16,8 @@ from tsctl.config.project import Project
 from tsctl.errors import AnalysisError
 from tsctl.host.person import person
 from tsctl.rollout.decide.events import Ended, Entry, Outcome, Started
+from tsctl.rollout.decide.fold import fold
 from tsctl.rollout.decide.interventions import Repaired
-from tsctl.rollout.decide.state import fold
 from tsctl.rollout.run.hold import held
 from tsctl.rollout.run.journal_files import journals
 from tsctl.rollout.run.journal_lines import (

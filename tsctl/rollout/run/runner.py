@@ -25,11 +25,12 @@ from tsctl.rollout.decide.events import (
     Outcome,
     VerdictReached,
 )
+from tsctl.rollout.decide.fold import after, evidence_after, fold
 from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values
 from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.rollout.decide.memory import memory_fault
-from tsctl.rollout.decide.state import State, after, evidence_after, fold
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import Window
 from tsctl.rollout.evidence.totals import LEAST_ANSWERS
 from tsctl.rollout.run.interfaces import (

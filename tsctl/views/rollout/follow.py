@@ -10,8 +10,9 @@ from typing import Any
 from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError
 from tsctl.rollout.decide.events import Entry, StepBegan, Tick
+from tsctl.rollout.decide.fold import after
 from tsctl.rollout.decide.interventions import PolicyChanged
-from tsctl.rollout.decide.state import State, after
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.journal_lines import parse
 
 #: Rates are requests per second of this much watched time.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tsctl.rollout.decide.events import Ended, Entry, Tick, VerdictReached
+from tsctl.rollout.decide.fold import start_of
 from tsctl.rollout.decide.interventions import Reopened
 from tsctl.rollout.decide.judge import Verdict
-from tsctl.rollout.decide.state import start_of
 
 
 @dataclass(frozen=True)

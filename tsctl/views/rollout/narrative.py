@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from tsctl.config.weights import percent
 from tsctl.rollout.decide import events, interventions
 from tsctl.rollout.decide.events import Effect, Entry, Event
+from tsctl.rollout.decide.fold import after
 from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.decide.judge import Judgement, Verdict, requests_needed
 from tsctl.rollout.decide.shadow import PairsCompared
-from tsctl.rollout.decide.state import State, after
+from tsctl.rollout.decide.state import State
 from tsctl.statistics.sequential import rejects
 from tsctl.views.rollout.gaps import gaps
 from tsctl.views.rollout.outlook import advice, in_progress, outcome, rule

@@ -13,7 +13,8 @@ from pathlib import Path
 from tsctl.errors import AnalysisError
 from tsctl.host.files import write_secret
 from tsctl.rollout.decide.events import Entry
-from tsctl.rollout.decide.state import State, after, start_of
+from tsctl.rollout.decide.fold import after, start_of
+from tsctl.rollout.decide.state import State
 from tsctl.views.html import render
 from tsctl.views.rollout.figures import plots
 from tsctl.views.rollout.history import summary

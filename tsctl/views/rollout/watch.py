@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from tsctl.rollout.decide.state import State, after
+from tsctl.rollout.decide.fold import after
+from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.follow import new_entries, snapshot
 from tsctl.views.rollout.narrative import Narrator
 from tsctl.views.rollout.outlook import outcome

@@ -122,7 +122,7 @@ bench-drift: $(STAMP)  ## Simulate drift alarms: items between false ones, and u
 bench-text: archives  ## Measure a language model: users at once, servers and gateway, streams that break, about 25 minutes
 	@$(RUN) -m benchmarks text
 
-bench-tune: archives  ## Measure a grid of settings, and how close few trials come to its best, for three models, about 14 minutes
+bench-tune: archives  ## Measure a grid of settings, and how close few trials come to its best, for three models, about 25 minutes
 	@$(RUN) -m benchmarks tune
 
 bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, also from another machine, about an hour

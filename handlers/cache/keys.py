@@ -41,7 +41,7 @@ def _plain(value: Any) -> Any:
     """
     if type(value) in _SCALARS:
         return value
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         if _SCALARS.issuperset(map(type, value)):  # a list of numbers, which is most of most requests
             return (_kind(value), tuple(value))
         return (_kind(value), tuple(map(_plain, value)))

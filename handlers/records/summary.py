@@ -28,6 +28,11 @@ DIGEST = 32
 
 Features = dict[str, float | str]
 
+# a union that is written out is made anew at each call, and Mapping and Tensor are slow to ask: they come last
+_NUMBERS = (int, float, np.number)
+_SIZED = (bytes, Mapping)
+_SEQUENCES = (list, tuple, np.ndarray, torch.Tensor)
+
 
 def features(item: Any) -> Features:
     """Numbers (float) and categories (str) of a validated item, by name; MOST_FEATURES at most.
@@ -46,6 +51,8 @@ def _add(found: Features, name: str, value: Any, is_closed: bool) -> None:
     if type(value) is float:  # most features of most models
         if math.isfinite(value):
             found[name or "value"] = value
+    elif type(value) is list:
+        found.update(_sequence(name, value))
     elif isinstance(value, BaseModel):
         values = value.__dict__
         for field_name, shown, closed in _fields(type(value)):
@@ -54,14 +61,14 @@ def _add(found: Features, name: str, value: Any, is_closed: bool) -> None:
         found[name or "value"] = "true" if value else "false"
     elif isinstance(value, Enum):
         found[name or "value"] = value.name
-    elif isinstance(value, int | float | np.number):
+    elif isinstance(value, _NUMBERS):
         if _is_finite(value):
             found[name or "value"] = float(value)
     elif isinstance(value, str):
         found.update({name: value} if is_closed else {_joined(name, "length"): float(len(value))})
-    elif isinstance(value, bytes | Mapping):
+    elif isinstance(value, _SIZED):
         found[_joined(name, "length")] = float(len(value))
-    elif isinstance(value, list | tuple | np.ndarray | torch.Tensor):
+    elif isinstance(value, _SEQUENCES):
         found.update(_sequence(name, value))
 
 
@@ -79,7 +86,7 @@ def _sequence(name: str, value: Any) -> Features:
         return {_joined(name, str(place)): number for place, number in entries if math.isfinite(number)}
     found: Features = {_joined(name, "length"): float(len(value))}
     if numbers is not None and numbers.size:
-        mean = numbers.mean()
+        mean = np.add.reduce(numbers, None) / numbers.size  # a quarter of the time of numbers.mean()
         deviation = numbers - mean
         std = math.sqrt(float(np.vdot(deviation, deviation)) / numbers.size)  # a third of the time of numbers.std()
         statistics = {"mean": mean, "std": std, "min": numbers.min(), "max": numbers.max()}
@@ -100,7 +107,7 @@ def _short(value: Any) -> float:
 
 def _array(value: Any) -> np.ndarray | None:
     """The numbers of a sequence, which may be nested; None where it holds anything else or is ragged."""
-    if isinstance(value, torch.Tensor):
+    if type(value) is not list and isinstance(value, torch.Tensor):
         value = value.detach().cpu().to(torch.float64).numpy()
     try:
         array = np.asarray(value)

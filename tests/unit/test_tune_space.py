@@ -116,6 +116,14 @@ def test_changes_that_helped_are_tried_first_and_all_at_once_and_those_that_hurt
     assert order.index(two) < unknown < order.index(wide)
 
 
+def test_a_batch_that_helped_with_other_settings_is_tried_at_the_best_point_although_it_is_no_neighbour() -> None:
+    two, far = replace(PRESENT, workers=2), replace(PRESENT, batch=128)
+    order = moves(space(), two, {PRESENT: 100.0, two: 140.0, far: 120.0})
+    assert order[0] == replace(two, batch=128)
+    assert replace(two, batch=128) not in moves(space(), two, {PRESENT: 100.0, two: 140.0, far: 95.0})
+    assert far not in moves(space(), PRESENT, {PRESENT: 130.0, two: 100.0, replace(two, batch=128): 99.0})
+
+
 def test_a_change_that_was_invalid_is_tried_last_and_nothing_known_is_no_order() -> None:
     lowered = replace(PRESENT, dtype="bf16")
     assert moves(space(), PRESENT, {PRESENT: 100.0, lowered: 0.0})[-1] == lowered

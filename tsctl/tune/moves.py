@@ -41,12 +41,13 @@ def moves(space: Space, point: Settings, known: Mapping[Settings, float]) -> lis
     """Where to go from a point, in the order in which it should be tried.
 
     First all changes at once that have helped elsewhere, then each of them, then the neighbours of which nothing is
-    known, and last those whose change has hurt.
+    known, and last those whose change has hurt. A batch that helped elsewhere may be several steps away.
 
     Args:
         known: goodput in the shortest rung of the points that were measured; 0 of an invalid one.
     """
     gains = {other: _gain_of(point, other, known) for other in neighbours(space, point)}
+    gains = {**_leaps(space, point, known), **gains}  # of equal gains, the batch that was measured comes first
     order = sorted(gains, key=lambda other: -_rank(gains[other]))
     together = point
     for other in sorted(gains, key=lambda other: -gains[other]):
@@ -55,6 +56,18 @@ def moves(space: Space, point: Settings, known: Mapping[Settings, float]) -> lis
             if all(getattr(together, name) == old for name, (_, old) in changed.items()):
                 together = replace(together, **{name: new for name, (new, _) in changed.items()})
     return [*([together] if together != point else []), *order]
+
+
+def _leaps(space: Space, point: Settings, known: Mapping[Settings, float]) -> dict[Settings, float]:
+    """Batches farther away that helped where the rest of the settings was another, with what they gained there."""
+    gains: dict[Settings, list[float]] = {}
+    for before in known:
+        for after in known:
+            batches = (before.batch, after.batch)
+            if batches[0] == point.batch != batches[1] and replace(before, batch=after.batch) == after:
+                gains.setdefault(replace(point, batch=after.batch), []).append(_gain(known[before], known[after]))
+    means = {other: sum(each) / len(each) for other, each in gains.items() if other not in known}
+    return {other: gain for other, gain in means.items() if _rank(gain) > 0 and other.batch in space.batches}
 
 
 def _rank(gain: float) -> int:

@@ -7,8 +7,9 @@ import json
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails, to_json
+from pydantic_core import ErrorDetails, from_json, to_json
 
+from handlers.alternatives import without_alternatives
 from handlers.errors import DoesNotFit, UndecodableBody
 
 _MARK = "\ufeff"
@@ -40,7 +41,7 @@ def parse_json(model: type[Request], body: bytes) -> Request:
     except ValidationError as error:
         if body.startswith(_BYTE_ORDER_MARKS):
             return parse_json(model, _without_mark(body))
-        raise _refusal(error) from None
+        raise _refusal(error, body) from None
     except ValueError as error:  # integers too long to convert, lone surrogates
         raise UndecodableBody(f"The body is not JSON that can be read: {error}.") from None
 
@@ -84,16 +85,20 @@ def row_json(model: type[BaseModel], row: dict[str, Any]) -> bytes:
         raise DoesNotFit("A value holds bytes that are no UTF-8 text.") from None
 
 
-def _refusal(error: ValidationError) -> UndecodableBody | DoesNotFit:
+def _refusal(error: ValidationError, body: bytes) -> UndecodableBody | DoesNotFit:
     entries = _mistakes(error)
     if entries[0]["type"] == "json_invalid":
         return UndecodableBody(f"The body is not JSON: {entries[0]['msg'].removeprefix('Invalid JSON: ')}.")
-    return _listed(entries)
+    return _listed(without_alternatives(entries, from_json(body)))
 
 
-def does_not_fit(error: ValidationError, place: str = "") -> DoesNotFit:
-    """The error for values at one place of the request, such as `inputs.0.data`; empty: of the whole."""
-    return _listed(_mistakes(error), (place,) if place else ())
+def does_not_fit(error: ValidationError, sent: Any, place: str = "") -> DoesNotFit:
+    """The error for values at one place of the request, such as `inputs.0.data`; empty: of the whole.
+
+    Args:
+        sent: the values, as they were validated.
+    """
+    return _listed(without_alternatives(_mistakes(error), sent), (place,) if place else ())
 
 
 def _mistakes(error: ValidationError) -> list[ErrorDetails]:

@@ -13,6 +13,7 @@ from handlers.protocols.openai.requests import Asked, Defaults
 from handlers.telemetry.metrics import Telemetry
 from handlers.text.backend import Backend
 from handlers.text.backends import BackendOptions, ModelFiles, open_backend
+from handlers.text.backends.chat import reads_tools
 from handlers.text.options import GenerationOptions
 
 #: The folder of an archive in which its recipe may put the weights as the openvino backend reads them in a second.
@@ -24,7 +25,7 @@ class TextGenerationHandler(ComparesAnswers):
 
     Derive from it to change how messages become a prompt (`chat_prompt`), which requests are answered (`check`) or
     what a request gets that says nothing (`defaults`). The worker (handlers/worker/text.py) sets the attributes and
-    calls `load` once, and the other methods for each request, in the threads of the requests.
+    calls `load` once, and the other methods for each request, in several threads at a time.
     """
 
     is_generative: ClassVar[bool] = True
@@ -93,6 +94,10 @@ class TextGenerationHandler(ComparesAnswers):
             ValueError: the messages make no prompt; the client reads the words.
         """
         return self.backend.encode_chat(messages, tools)
+
+    def reads_tools(self) -> bool:
+        """Whether tools change a chat's prompt; asked once, after `load`. Where they do not, they are refused."""
+        return reads_tools(self.chat_prompt)
 
     def text_prompt(self, text: str) -> list[int]:
         """The tokens of a text that is to be continued."""

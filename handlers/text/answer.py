@@ -44,7 +44,7 @@ class Answer:
     salt: str | None = None
     request_id: str | None = None  # for the log
     tokens: int = 0  # that came so far
-    submitted_at: float = 0.0  # monotonic seconds
+    submitted_at: float = 0.0  # monotonic seconds; 0: when the generator gets it
     begun_at: float | None = None  # the backend has it
     first_at: float | None = None
     ended_at: float | None = None

@@ -53,6 +53,16 @@ class Backend(Protocol):
     def token_bytes(self, token: int) -> bytes:
         """The bytes that the token stands for; empty for one that is no text."""
 
+    def grammar(self, schema: str, salt: str | None = None) -> Any:
+        """`Sampling.grammar` for answers that are JSON of this schema. It may take as long as many steps.
+
+        Args:
+            salt: as of `add`.
+
+        Raises:
+            ValueError: the schema cannot be followed.
+        """
+
     def add(self, key: int, prompt: Sequence[int], sampling: Sampling, salt: str | None = None) -> None:
         """Begin an answer. Its keys are never used again.
 

@@ -92,7 +92,7 @@ class Generator:
                 raise Unavailable(f"{self._open} answers are in the making, and {self._most} may be.")
             self._open += len(answers)
             for answer in answers:
-                answer.submitted_at = time.monotonic()
+                answer.submitted_at = answer.submitted_at or time.monotonic()
             self._change.submitted += answers
             self._changed.notify()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class Sampling:
     seed: int | None = None
     top_logprobs: int | None = None  # alternatives of each token; None: not even the token's own log probability
     json_schema: str | None = None  # the answer is JSON of this schema
+    grammar: Any = field(default=None, compare=False)  # what `Backend.grammar` made of it; None: `add` makes it
     ignore_end: bool = False  # goes on after the token that ends an answer, for measurements
 
     @property

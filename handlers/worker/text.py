@@ -10,7 +10,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
@@ -29,14 +31,14 @@ from handlers.contract import (
     threads_per_worker,
     usable_cores,
 )
-from handlers.errors import DoesNotFit, ModelFailed, RequestError, UnsupportedMedia
+from handlers.errors import DoesNotFit, ModelFailed, RequestError, Unavailable, UnsupportedMedia
 from handlers.log_lines import about
 from handlers.messages import Head, Outcome, Part, Request
 from handlers.pipeline.deadline import read_timeout
 from handlers.protocols.encoding import ENCODING_HEADER, decode_body
 from handlers.protocols.media_types import media_type_of
 from handlers.protocols.openai.answers import Reply
-from handlers.protocols.openai.requests import ChatCompletion, Completion
+from handlers.protocols.openai.requests import Asked, ChatCompletion, Completion
 from handlers.protocols.plain import check_size
 from handlers.records.record import Batch
 from handlers.records.recorder import Recorder
@@ -55,6 +57,10 @@ logger = logging.getLogger(__name__)
 
 #: A health check is answered at once where a token came no longer ago.
 FRESH_S = 10.0
+#: Bytes of a body whose prompt is made in about 10 ms. Longer ones, and requests with a JSON schema, are prepared in
+#: threads of their own, where no other request waits for them.
+SHORT_BODY = 1 << 14
+PREPARING_THREADS = 2
 #: Headers of a request that say nothing of the same request at another time: its body is decoded.
 _OF_ONE_TIME = (ENCODING_HEADER, TIMEOUT_HEADER)
 #: Seconds from the last answers to the end of a worker whose device failed.
@@ -96,7 +102,11 @@ class TextWorker:
         self._turn = threading.Lock()
         self._exchanges: dict[Hashable, Exchange] = {}
         self._of: dict[Answer, tuple[Exchange, int]] = {}
+        self._preparing: set[Hashable] = set()  # tickets of requests that take long to read
+        self._preparer = ThreadPoolExecutor(PREPARING_THREADS, "prepare")
+        self._is_closing = False
         self._generator: Generator  # from `load` on
+        self._reads_tools = False
         self._token_at = 0.0  # monotonic seconds of the last token
         self._recorder: Recorder | None = None
         self._tracer: Tracer | None = None
@@ -109,6 +119,7 @@ class TextWorker:
             LoadError: the worker must not serve.
         """
         self.handler.load()
+        self._reads_tools = self.handler.reads_tools()
         self._generator = Generator(
             self.handler.backend, self.options.max_answers, self._take, self._failed, self._crashed
         )
@@ -130,11 +141,8 @@ class TextWorker:
         Args:
             ticket: the adapter's own name of the request, which no other request in hand has.
         """
-        with about([request]):
-            self._submit(ticket, request)
-
-    def _submit(self, ticket: Hashable, request: Request) -> None:
-        try:
+        arrived = time.monotonic()
+        with self._refusing(ticket, request):
             if request.error is not None:
                 raise request.error
             if request.wants_description:
@@ -142,24 +150,40 @@ class TextWorker:
             elif request.headers.get(CHECK_HEADER) == CHECK_HEALTH and self._is_producing():
                 self._send([part_of(ticket, self._known(b'{"healthy":true}'))])
             else:
-                self._begin(self._exchange(ticket, request))
-        except RequestError as error:
-            self._refuse(ticket, request, error)
-        except Exception:
-            logger.exception("%s %s: reading %s failed", self.config.model, self.config.version, request.request_id)
-            self._refuse(ticket, request, ModelFailed("The handler failed while it read the request."))
+                self._read_body(request)
+                asked = self._asked(request) if len(request.body) <= SHORT_BODY else None
+                if asked is None or asked.sampling.json_schema is not None:
+                    self._prepare_aside(ticket, request, asked, arrived)
+                else:
+                    self._begin(self._exchange(ticket, request, asked, arrived))
+
+    @contextmanager
+    def _refusing(self, ticket: Hashable, request: Request) -> Iterator[None]:
+        """What is raised inside becomes the answer to the request."""
+        with about([request]):
+            try:
+                yield
+            except RequestError as error:
+                self._refuse(ticket, request, error)
+            except Exception:
+                logger.exception("%s %s: reading %s failed", self.config.model, self.config.version, request.request_id)
+                self._refuse(ticket, request, ModelFailed("The handler failed while it read the request."))
 
     def cancel(self, ticket: Hashable) -> None:
         """Nobody reads the answer any more; its places are free before the next step. Never raises."""
         with self._turn:
+            self._preparing.discard(ticket)
             exchange = self._exchanges.get(ticket)
             if exchange is None:
-                return  # it has ended
+                return  # it has ended, or `_prepare` will see that nobody waits
             self._forget(exchange)
+        self._count_cancelled(exchange)
+        self._stop(exchange.answers)
+
+    def _count_cancelled(self, exchange: Exchange) -> None:
         if exchange.is_counted:
             self._count_ends(CANCELLED, exchange.answers)
         trace_ended(self._tracer, exchange, is_cancelled=True)
-        self._stop(exchange.answers)
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
         """The whole answers to requests that are answered together; a stream is its events in one body.
@@ -213,39 +237,86 @@ class TextWorker:
                 "temperature": defaults.temperature,
                 "top_p": defaults.top_p,
                 "first_token_s": options.first_token_s,
+                "reads_tools": self._reads_tools,
                 "response_s": self.config.response_timeout_s,
             },
         }
 
     def close(self) -> None:
         """Tell what has not ended that it will not, write the records, and give the memory back."""
+        self._is_closing = True
         self._generator.close()
+        self._preparer.shutdown()
         if self._recorder is not None:
             self._recorder.close()
         if self._tracer is not None:
             self._tracer.close()
 
-    # ---- in the submitter's thread -----------------------------------------------------------------------------------
+    # ---- in the submitter's thread, or one of those that prepare -----------------------------------------------------
 
-    def _exchange(self, ticket: Hashable, request: Request) -> Exchange:
-        """The request as it is to be answered."""
-        self._read_body(request)
+    def _prepare_aside(self, ticket: Hashable, request: Request, asked: Asked | None, arrived: float) -> None:
+        """Have a request prepared in a thread of its own.
+
+        Raises:
+            Unavailable: as many are prepared as may be answered, or this worker ends.
+        """
+        with self._turn:
+            if len(self._preparing) >= self.options.max_answers:
+                raise Unavailable(f"{len(self._preparing)} requests are being read.")
+            self._preparing.add(ticket)
+        try:
+            self._preparer.submit(self._prepare, ticket, request, asked, arrived)
+        except RuntimeError:  # of `close`
+            with self._turn:
+                self._preparing.discard(ticket)
+            raise Unavailable("This worker ends.") from None
+
+    def _prepare(self, ticket: Hashable, request: Request, asked: Asked | None, arrived: float) -> None:
+        try:
+            if ticket not in self._preparing:  # its client has left
+                if CHECK_HEADER not in request.headers:
+                    self.telemetry.answer_ended(CANCELLED, 0, 0.0)
+                return
+            with self._refusing(ticket, request):
+                if self._is_closing:
+                    raise Unavailable("This worker ends.")
+                asked = self._asked(request) if asked is None else asked
+                self._begin(self._exchange(ticket, request, asked, arrived), is_prepared=True)
+        except Exception:
+            with about([request]):
+                logger.exception("the refusal of a request reached nobody")
+        finally:
+            with self._turn:
+                self._preparing.discard(ticket)
+
+    def _asked(self, request: Request) -> Asked:
+        asked = self.handler.check(read_asked(request, self.handler.defaults()), request.headers)
+        asked.require_places(self.options.max_answers)
+        asked.require_tools_are_read(self._reads_tools)
+        return asked
+
+    def _exchange(self, ticket: Hashable, request: Request, asked: Asked, arrived: float) -> Exchange:
+        """The request as it is to be answered.
+
+        Args:
+            arrived: monotonic seconds.
+        """
         handler, config = self.handler, self.config
-        asked = handler.check(read_asked(request, handler.defaults()), request.headers)
         prompts = handler.prompts(asked)
         is_chat = asked.messages is not None
-        first_by, deadline = self._times(request, asked.is_stream)
+        first_by, deadline = self._times(request, asked.is_stream, arrived)
         client = request.headers.get(CLIENT_HEADER)  # prompts are kept for a client's own later ones
+        grammar = self._grammar(asked.sampling.json_schema, client)
         answers = []
         for prompt in prompts:
             room = self._room(len(prompt), "messages" if is_chat else "prompt")
             for number in range(asked.answers):
                 most = min(asked.sampling.max_tokens, room)
-                seed = None if asked.sampling.seed is None else asked.sampling.seed + number
-                sampling = replace(asked.sampling, max_tokens=most, seed=seed)
-                answers.append(
-                    Answer(prompt, sampling, asked.stops, deadline, first_by, client, request_id=request.request_id)
-                )
+                seed = None if asked.sampling.seed is None else (asked.sampling.seed + number) % (1 << 64)
+                sampling = replace(asked.sampling, max_tokens=most, seed=seed, grammar=grammar)
+                answer = Answer(prompt, sampling, asked.stops, deadline, first_by, client, request.request_id)
+                answer.submitted_at = arrived
+                answers.append(answer)
         reply = Reply(
             f"{'chatcmpl' if is_chat else 'cmpl'}-{request.request_id or uuid4().hex}",
             config.model,
@@ -255,6 +326,7 @@ class TextWorker:
             asked.sampling.top_logprobs,
             handler.backend.token_bytes,
             asked.tells_usage,
+            asked.is_stream,
         )
         return Exchange(
             ticket,
@@ -290,21 +362,41 @@ class TextWorker:
         )
         raise DoesNotFit(f"{field_name} {message}.", [{"field": field_name, "message": message}])
 
-    def _times(self, request: Request, is_stream: bool) -> tuple[float, float]:
+    def _grammar(self, schema: str | None, client: str | None) -> Any:
+        """What the answers of a request share, made once.
+
+        Raises:
+            DoesNotFit: the backend cannot follow the schema.
+        """
+        if schema is None:
+            return None
+        try:
+            return self.handler.backend.grammar(schema, client)
+        except ValueError as error:
+            mistake = {"field": "response_format", "message": str(error)}
+            raise DoesNotFit(f"This model cannot do that: {error}.", [mistake]) from None
+
+    def _times(self, request: Request, is_stream: bool, arrived: float) -> tuple[float, float]:
         """When the first token and the end must have come, in monotonic seconds."""
-        now = time.monotonic()
         first_s, whole_s = self.options.first_token_s, self.config.response_timeout_s
         if (timeout := request.headers.get(TIMEOUT_HEADER)) is not None:
             wait_s = read_timeout(timeout)
             first_s = min(first_s, wait_s)
             whole_s = whole_s if is_stream else min(whole_s, wait_s)
-        return now + first_s, now + whole_s
+        return arrived + first_s, arrived + whole_s
 
-    def _begin(self, exchange: Exchange) -> None:
+    def _begin(self, exchange: Exchange, is_prepared: bool = False) -> None:
+        """Have the generator answer; not where the client left while the request was prepared."""
         with self._turn:
-            self._exchanges[exchange.ticket] = exchange
-            for index, answer in enumerate(exchange.answers):
-                self._of[answer] = exchange, index
+            is_left = is_prepared and exchange.ticket not in self._preparing
+            if not is_left:
+                self._preparing.discard(exchange.ticket)
+                self._exchanges[exchange.ticket] = exchange
+                for index, answer in enumerate(exchange.answers):
+                    self._of[answer] = exchange, index
+        if is_left:
+            self._count_cancelled(exchange)
+            return
         try:
             self._generator.submit(*exchange.answers)
         except RequestError:
@@ -313,6 +405,10 @@ class TextWorker:
             raise
         if exchange.is_counted:
             self.telemetry.prompt(exchange.prompt_tokens)
+        with self._turn:
+            is_open = self._exchanges.get(exchange.ticket) is exchange
+        if not is_open:  # it has ended, or its client left before the generator knew it
+            self._stop(exchange.answers)
 
     def _refuse(self, ticket: Hashable, request: Request, error: RequestError) -> None:
         if CHECK_HEADER not in request.headers:

@@ -122,7 +122,7 @@ def _answers_of(worker: TextWorker, requests: Mapping[str, Request]) -> dict[str
             raise LoadError(f'sample {name}: needs "temperature": 0, or its answer differs each time')
         if asked.is_stream:
             raise LoadError(f'sample {name}: must not ask for a stream: leave "stream" out')
-        answers[name] = asked.answers * max(1, len(asked.prompts))
+        answers[name] = asked.all_answers
         if answers[name] > worker.options.max_answers:
             raise LoadError(f"sample {name}: asks for {answers[name]} answers, and max_answers is less")
     return answers

@@ -150,6 +150,9 @@ class Letters:
     def token_bytes(self, token: int) -> bytes:
         return b"a"
 
+    def grammar(self, schema: str, salt: str | None = None) -> Any:
+        raise ValueError("no JSON here")
+
     def add(self, key: int, prompt: Sequence[int], sampling: Sampling, salt: str | None = None) -> None:
         self._left[key] = sampling.max_tokens
 

@@ -190,7 +190,9 @@ def test_errors_have_the_form_of_the_api_that_was_asked(server: Server) -> None:
         (COMPLETION, completion("x" * 1100, 1), 413, "1024 bytes"),
         (COMPLETION, completion("", 1), 400, "prompt"),
         (COMPLETION, completion("ab", 1, logit_bias={"1": 5}), 400, "logit_bias"),
-        (COMPLETION, completion("ab", 1) | {"prompt": [*many, "ab"]}, 503, "answers are in the making"),
+        (COMPLETION, completion("ab", 1) | {"prompt": [*many, "ab"]}, 400, "prompt asks for 5 answers in all"),
+        (COMPLETION, completion("ab", 1, n=PLACES + 1), 400, "n asks for 5 answers in all"),
+        (COMPLETION, completion("ab", 1) | {"prompt": [1, 2]}, 400, "token numbers are not taken"),
         ("/v1/embeddings", {"model": "toy", "input": "ab"}, 400, "'toy' does not answer this path"),
         ("/v1/nothing", {}, 404, "/docs"),
     ]  # fmt: skip
@@ -246,8 +248,9 @@ def test_the_official_client_gets_answers_streams_and_errors(server: Server) -> 
             client.completions.create(model="other", prompt="ab")
         with pytest.raises(openai.BadRequestError, match="temperature"):
             client.completions.create(model="toy", prompt="ab", temperature=3)
-        with pytest.raises(openai.InternalServerError, match="answers are in the making"):
-            client.completions.create(model="toy", prompt=["ab"] * (PLACES + 1))
+        with pytest.raises(openai.BadRequestError, match="asks for 5 answers in all") as refused:
+            client.completions.create(model="toy", prompt="ab", n=PLACES + 1)
+        assert refused.value.param == "n"
 
 
 def test_beyond_the_places_a_request_is_refused_and_a_client_that_hangs_up_frees_its_own(server: Server) -> None:

@@ -28,6 +28,7 @@ from handlers.telemetry.metrics import Telemetry
 SETTINGS = Settings(
     "smol", "2.0", "secret", max_answers=3, max_tokens=20, most_tokens=100, temperature=0.7, top_p=0.9,
     first_token_s=30.0, response_s=60.0, request_bytes=10_000, special=("<|im_end|>", "<|im_start|>"),
+    reads_tools=True,
 )  # fmt: skip
 TOKEN = {"authorization": "Bearer secret", "content-type": "application/json"}
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -200,11 +201,28 @@ def test_vllm_gets_the_archives_defaults_and_nothing_that_only_vllm_knows(server
 
 
 def test_each_client_has_a_cache_of_its_own(server: Server) -> None:
-    for client in ("anna", "ben", ""):
+    for client in ("anna", "ben", "anna", "", ""):
         server.ask(PLAIN, CHAT, "POST", **{CLIENT_HEADER: client})
-    salts = [sent["cache_salt"] for sent in server.vllm.bodies]
-    assert len(set(salts)) == 3
-    assert all(salts), "vLLM shares the prompts of requests without a salt"
+    server.ask()
+    anna, ben, again, *nameless = [sent["cache_salt"] for sent in server.vllm.bodies]
+    assert anna == again != ben
+    assert len({anna, ben, *nameless}) == 5, "a request without a client shares with no other"
+    assert all(nameless), "vLLM shares the prompts of requests without a salt"
+
+
+def test_tools_that_the_template_does_not_read_are_refused(server: Server) -> None:
+    server.contract._settings = replace(SETTINGS, reads_tools=False)
+    asked = CHAT | {"model": "smol", "tools": [{"type": "function", "function": {"name": "f"}}]}
+    refused = server.ask("/v1/chat/completions", asked)
+    assert (refused.status, refused.document["error"]["param"]) == (400, "tools")
+    assert server.ask("/v1/chat/completions", asked | {"tool_choice": "none"}).status == 200
+
+
+def test_a_request_that_never_has_places_is_a_mistake(server: Server) -> None:
+    refused = server.ask("/v1/chat/completions", CHAT | {"model": "smol", "n": 4})
+    assert (refused.status, refused.document["error"]["param"]) == (400, "n")
+    assert "retry-after" not in refused.headers
+    assert server.vllm.bodies == []
 
 
 @pytest.mark.parametrize(
@@ -402,14 +420,14 @@ def test_a_client_that_leaves_is_counted_as_one() -> None:
     async def leave(scope: Message, receive: Receive, send: Send) -> None:  # as vLLM does
         await receive()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-        await send({"type": "http.response.body", "body": BEGUN + chunk("He"), "more_body": True})
+        await send({"type": "http.response.body", "body": BEGUN + chunk("He") + chunk("l"), "more_body": True})
         assert (await receive())["type"] == "http.disconnect"
 
     measuring = Measuring()
     server = Server(measuring=measuring)
     server.contract._app = leave
     asyncio.run(server.asked(body=CHAT | {"stream": True}, leaves=True))
-    assert measuring.counted[-1][:2] == ("ended", "cancelled")
+    assert measuring.counted[-1] == ("ended", "cancelled", 2), "what was sent"
     assert server.contract._in_hand == 0
 
 

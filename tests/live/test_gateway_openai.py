@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -218,6 +219,21 @@ def test_a_body_that_names_no_model_here_is_refused_in_the_apis_form(
     assert (answer.status_code, error["type"], error["code"]) == (status, "invalid_request_error", code)
     assert "m" in error["message"]
     assert sum(len(node.requests) for node in place.nodes.values()) == before
+
+
+def test_a_compressed_body_is_refused_and_a_media_type_may_have_any_case(place: Place) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}]}).encode()
+    headers = {"authorization": f"Bearer {place.front.key}", "content-type": "Application/JSON; Charset=UTF-8"}
+    assert requests.post(place.front.base + CHAT, data=body, headers=headers, timeout=20).status_code == 200
+    headers["content-encoding"] = "gzip"
+    refused = requests.post(place.front.base + CHAT, data=gzip.compress(body), headers=headers, timeout=20)
+    error = error_of(refused)
+    assert (refused.status_code, error["type"], error["code"]) == (
+        415,
+        "invalid_request_error",
+        "unsupported-media-type",
+    )
+    assert "send it without Content-Encoding" in error["message"]
 
 
 def test_other_refusals_have_the_apis_form_too(place: Place) -> None:

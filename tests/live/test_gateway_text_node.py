@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Semaphore
 from typing import Any
 
 import openai
 import pytest
+import requests
 import yaml
 
 from tests.support.gateways import Front, brought_up, with_gateway
 from tests.support.paced import write_archive
 from tests.support.ports import free_ports
 from tests.support.sites import make_site, until
+from tests.support.streams import texts
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +75,55 @@ def test_tokens_of_a_workers_own_stream_and_answer_are_in_the_log(front: Front, 
     ]
     assert stream["answer_ms"] < stream["duration_ms"]
     assert (wrong["status"], wrong["finish"]) == (400, None)
+
+
+def test_curl_reads_a_stream_through_the_gateway(front: Front) -> None:
+    curl = shutil.which("curl")
+    assert curl is not None
+    body = json.dumps({"model": "toy", "prompt": "ab", "max_tokens": 5, "temperature": 0, "stream": True})
+    command = [
+        curl, "-sSNi", "--max-time", "60", "-H", f"authorization: Bearer {front.key}",
+        "-H", "content-type: application/json", "-d", body, f"{front.base}/v1/completions",
+    ]  # fmt: skip
+    head, _, events = subprocess.run(command, capture_output=True, check=True).stdout.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200") and b"content-type: text/event-stream" in head
+    assert texts(events) == "ababa"
+    assert events.endswith(b": tokens prompt=2;answer=5;finish=length\n\ndata: [DONE]\n\n")
+
+
+def test_a_client_that_reads_events_by_the_standard_needs_to_know_no_more(front: Front) -> None:
+    """As litellm and others do: fields that it has no use for in the body, comments left out, the usage at the end."""
+    body = {
+        "model": "toy", "messages": [{"role": "user", "content": "xy"}], "max_tokens": 4, "temperature": 0,
+        "stream": True, "stream_options": {"include_usage": True}, "user": "u", "metadata": {"trace": "1"}, "n": 1,
+        "stop": None, "tools": None, "logit_bias": {}, "response_format": {"type": "text"},
+    }  # fmt: skip
+    headers = {"authorization": f"Bearer {front.key}", "user-agent": "litellm/1.80", "accept": "text/event-stream"}
+    with requests.post(f"{front.base}/v1/chat/completions", json=body, headers=headers, timeout=60, stream=True) as got:
+        assert got.status_code == 200, got.text
+        events = list(events_of(got.iter_lines()))
+    assert {kind for kind, _ in events} == {"message"} and events[-1][1] == "[DONE]"
+    chunks = [json.loads(data) for _, data in events[:-1]]
+    assert "".join(each["choices"][0]["delta"].get("content") or "" for each in chunks if each["choices"]) == "xyxy"
+    assert [each["choices"][0]["finish_reason"] for each in chunks if each["choices"]][-1] == "length"
+    assert chunks[-1]["usage"] == {"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6}
+    wrong = requests.post(f"{front.base}/v1/chat/completions", json={**body, "n": 33}, headers=headers, timeout=60)
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "n")
+
+
+def events_of(lines: Iterable[bytes]) -> Iterator[tuple[str, str]]:
+    """Kind and data of each event of a stream, as the HTML standard reads them (section 9.2)."""
+    kind, data = "message", list[str]()
+    for line in lines:
+        name, _, value = line.decode().partition(":")
+        if not line and data:
+            yield kind, "\n".join(data)
+        if not line:
+            kind, data = "message", []
+        elif name == "event":
+            kind = value.removeprefix(" ")
+        elif name == "data":
+            data.append(value.removeprefix(" "))
 
 
 def test_no_stream_breaks_through_twenty_changes_of_weights_and_a_retired_version(

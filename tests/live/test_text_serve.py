@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,50 @@ def test_a_prompt_beyond_the_context_is_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="the model reads 2048") as raised:
         client.completions.create(model=MODEL, prompt="word " * 3000, max_tokens=1)
     assert raised.value.param == "prompt"
+
+
+def test_tools_that_the_chat_template_leaves_out_are_refused(client: openai.OpenAI) -> None:
+    tool: Any = {"type": "function", "function": {"name": "weather_of", "parameters": {"type": "object"}}}
+    with pytest.raises(openai.BadRequestError, match="not in this model's chat template") as refused:
+        client.chat.completions.create(model=MODEL, **asked("capital.json"), tools=[tool])
+    assert refused.value.param == "tools"
+
+
+def test_the_smallest_temperature_and_top_p_are_greedy(client: openai.OpenAI) -> None:
+    question = {name: value for name, value in asked("capital.json").items() if name != "temperature"}
+    smallest: list[Any] = [{"temperature": 1e-39}, {"temperature": 1e-300}, {"top_p": 1e-46}]
+    for fields in smallest:
+        answer = client.chat.completions.create(model=MODEL, **question, **fields).choices[0].message.content
+        assert answer == golden("capital.json"), fields
+
+
+def test_a_large_schema_stalls_no_stream(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(2000)}}
+    question: Any = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "JSON, please."}],
+        "max_tokens": 3,
+        "n": 4,
+    }
+    form: Any = {"type": "json_schema", "json_schema": {"name": "large", "schema": schema}}
+    with ThreadPoolExecutor(1) as pool:
+        tokens = client.completions.create(
+            model=MODEL, prompt="Once upon a time", max_tokens=200, stream=True, extra_body={"seed": 1}
+        )
+        times = [time.monotonic() for _, _ in zip(range(5), tokens, strict=False)]
+        asking = pool.submit(lambda: client.chat.completions.create(**question, response_format=form))
+        while not asking.done():
+            if next(tokens, None) is None:
+                break
+            times.append(time.monotonic())
+        assert len(asking.result().choices) == 4
+        tokens.close()
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert len(gaps) > 5, "the stream goes on while the schema is compiled"
+    large: Any = {"type": "json_schema", "json_schema": {"name": "large", "schema": {"enum": ["x" * 70_000]}}}
+    with pytest.raises(openai.BadRequestError, match="65536 may be") as refused:
+        client.chat.completions.create(**question, response_format=large)
+    assert refused.value.param == "response_format.json_schema.schema"
 
 
 def test_curl_reads_a_stream_as_it_comes(server: Server) -> None:

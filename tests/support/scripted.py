@@ -49,6 +49,9 @@ class Scripted:
     def token_bytes(self, token: int) -> bytes:
         return bytes([token]) if token else b""
 
+    def grammar(self, schema: str, salt: str | None = None) -> Any:
+        raise ValueError("no JSON here")
+
     def add(self, key: int, prompt: Sequence[int], sampling: Sampling, salt: str | None = None) -> None:
         if sampling.json_schema is not None:
             raise ValueError("no JSON here")

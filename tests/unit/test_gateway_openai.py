@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -111,10 +112,15 @@ def test_a_stream_has_a_time_for_its_first_byte_and_an_answer_in_one_piece_for_t
 def test_bodies_are_read_and_tokens_counted_on_these_routes_alone() -> None:
     for route in host_of(rendered())["routes"]:
         filters, path = route.get("typed_per_filter_config", {}), route["match"].get("path", "")
-        is_first = "safe_regex" in route["match"]
-        assert (openai.READ_FILTER in filters) == is_first
+        is_of_api = "safe_regex" in route["match"]
+        assert (openai.READ_FILTER in filters) == is_first(route)
         is_text = "route" in route and route.get("name") == "llm" and headers_say(route, "POST")
-        assert (openai.METER_FILTER in filters) == (is_first or is_text), path
+        assert (openai.METER_FILTER in filters) == (is_of_api or is_text), path
+
+
+def is_first(route: dict[str, Any]) -> bool:
+    """Whether it reads the body of a request that nothing is known of."""
+    return "safe_regex" in route["match"] and route["direct_response"]["status"] == 400
 
 
 def headers_say(route: dict[str, Any], method: str) -> bool:
@@ -123,16 +129,32 @@ def headers_say(route: dict[str, Any], method: str) -> bool:
 
 def test_the_first_route_stands_behind_those_that_what_it_finds_leads_to() -> None:
     made = host_of(rendered())["routes"]
-    [first] = [number for number, route in enumerate(made) if "safe_regex" in route["match"]]
+    [first] = [number for number, route in enumerate(made) if is_first(route)]
     behind = [number for number, route in enumerate(made) if "dynamic_metadata" in route["match"]]
     assert max(behind) < first
     assert made[first]["direct_response"]["status"] == 400
 
 
+def test_a_compressed_body_is_refused_before_it_is_read() -> None:
+    made = host_of(rendered())["routes"]
+    [first] = [number for number, route in enumerate(made) if is_first(route)]
+    encoded = made[first - 1]
+    assert encoded["match"]["safe_regex"] == made[first]["match"]["safe_regex"]
+    assert {"name": "content-encoding", "present_match": True} in encoded["match"]["headers"]
+    assert encoded["direct_response"]["status"] == 415
+
+
+def test_media_types_have_any_case() -> None:
+    pattern = openai._rules()["allow_content_types_regex"]["regex"]
+    for media_type in ("application/json", "Application/JSON; charset=utf-8", "APPLICATION/JSON ;x"):
+        assert re.fullmatch(pattern, media_type), media_type
+    assert not re.fullmatch(pattern, "text/plain")
+
+
 def test_users_of_a_sticky_model_are_read_where_the_route_is_known() -> None:
     sticky = {"llm": RouteSpec(sticky=Sticky(header="x-user-id"))}
     made = host_of(rendered(sticky))["routes"]
-    [first] = [route for route in made if "safe_regex" in route["match"]]
+    [first] = [route for route in made if is_first(route)]
     assert routes.USER_FILTER in first["typed_per_filter_config"]  # else it would not be there for the second route
     by_weight = [route for route in of_api(rendered(sticky)) if asked_of(route)[1] == "llm"]
     assert any("x-user-id" in json.dumps(route.get("typed_per_filter_config", {})) for route in by_weight)

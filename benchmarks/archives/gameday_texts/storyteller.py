@@ -49,6 +49,9 @@ class Storyteller:
     def token_bytes(self, token: int) -> bytes:
         return b"word%d " % token
 
+    def grammar(self, schema: str, salt: str | None = None) -> Any:
+        raise ValueError("no JSON here")
+
     def add(self, key: int, prompt: Sequence[int], sampling: Sampling, salt: str | None = None) -> None:
         digest = crc32(bytes(prompt))
         words = [crc32(b"%d %d" % (digest, place)) % WORDS for place in range(SHORTEST + digest % LENGTHS)]

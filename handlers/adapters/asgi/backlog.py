@@ -22,6 +22,7 @@ class Waiting:
     answer: Callable[[Answer], None]
     part: Callable[[Part], None] | None = None  # takes the parts of an answer that comes in several; None: none may
     leave: Callable[[], None] | None = None  # takes it from the worker that generates its answer
+    answers: int = 1  # that it asks for, of a model that generates text
     is_taken: bool = False  # a worker has it
     is_gone: bool = False  # the client hung up before
     is_begun: bool = False  # the head of its answer is with the client

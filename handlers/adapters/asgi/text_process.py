@@ -15,7 +15,7 @@ class TextProcess(WorkerProcess):
     """Gets a request where it has a place.
 
     Args:
-        places: requests that it may have at a time.
+        places: answers that it may have in hand.
         silent_s: seconds in which a worker that has requests gives a part; one that gives none is killed.
     """
 
@@ -24,6 +24,7 @@ class TextProcess(WorkerProcess):
         self._places = places
         self._tickets = count(1)
         self._in_hand: dict[int, Waiting] = {}  # by ticket
+        self._taken = 0  # places
 
     @property
     def is_busy(self) -> bool:
@@ -31,8 +32,8 @@ class TextProcess(WorkerProcess):
 
     @property
     def free_places(self) -> int:
-        """Requests that it may be given now."""
-        return self._places - len(self._in_hand) if self.is_ready and not self.is_retiring else 0
+        """Answers that it may be asked for now."""
+        return self._places - self._taken if self.is_ready and not self.is_retiring else 0
 
     def submit(self, waiting: Waiting) -> Callable[[], None]:
         """Give the worker a request; what is returned cancels it, and does nothing where it is answered."""
@@ -41,16 +42,18 @@ class TextProcess(WorkerProcess):
         ticket = next(self._tickets)
         waiting.is_taken = True
         self._in_hand[ticket] = waiting
+        self._taken += waiting.answers
         self.write(submit_frame(ticket, waiting.item))
         return partial(self._cancel, ticket)
 
     def _cancel(self, ticket: int) -> None:
-        if self._in_hand.pop(ticket, None) is not None:
+        if (waiting := self._in_hand.pop(ticket, None)) is not None:
+            self._taken -= waiting.answers
             self.write(cancel_frame(ticket))
             self._rest()
 
     def give_back(self) -> Sequence[Waiting]:
-        held, self._in_hand = list(self._in_hand.values()), {}
+        held, self._in_hand, self._taken = list(self._in_hand.values()), {}, 0
         return held
 
     def take(self, kind: bytes, content: bytes) -> None:
@@ -63,6 +66,7 @@ class TextProcess(WorkerProcess):
                 continue
             if part.is_last:
                 del self._in_hand[part.ticket]
+                self._taken -= waiting.answers
             self._give(waiting, part)
         self._rest()
 

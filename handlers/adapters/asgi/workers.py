@@ -45,7 +45,7 @@ class PoolOptions:
     response_s: float  # a request may wait and be computed so long
     startup_s: float  # a worker may load so long
     output: int | None = None  # the file that takes what workers print; None: that of this process
-    places: int | None = None  # requests that a worker which generates text has at a time; None: it computes batches
+    places: int | None = None  # answers that a worker which generates text has at a time; None: it computes batches
 
 
 class Workers:

@@ -45,7 +45,7 @@ class Call:
     @property
     def tokens(self) -> Tokens:
         """What it cost, as far as that is known."""
-        return self._events.tokens if self._events is not None else self._tokens
+        return self._events.known_tokens if self._events is not None else self._tokens
 
     @property
     def is_whole(self) -> bool:

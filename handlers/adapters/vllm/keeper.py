@@ -22,10 +22,12 @@ from handlers.adapters.asgi.options import DRAIN_S
 from handlers.adapters.asgi.workers import FIRST_PAUSE_S, LONGEST_PAUSE_S, PoolOptions
 from handlers.adapters.vllm.command import Place, server_command, server_environment, usable_core_numbers
 from handlers.adapters.vllm.server import Server, end_children, start_server
-from handlers.adapters.vllm.settings import Settings, special_tokens
+from handlers.adapters.vllm.settings import Settings
 from handlers.adapters.vllm.weights import model_folder
 from handlers.contract import Tolerance, difference, threads_per_worker, usable_cores
 from handlers.errors import LoadError
+from handlers.text.backends.chat import reads_tools
+from handlers.text.backends.files import read_chat_template, special_tokens
 from handlers.text.options import GenerationOptions
 from handlers.worker.self_test import Sample, read_samples
 
@@ -73,10 +75,12 @@ class Version:
             weights: the folder that vLLM reads.
         """
         generation, options = self.generation, self.options
+        own = None if generation.chat_template is None else options.folder / generation.chat_template
         return Settings(
             options.model, options.version, self.token, generation.max_answers, generation.max_tokens,
             generation.most_tokens, generation.temperature, generation.top_p, generation.first_token_s,
             options.response_s, self.content["serving"]["limits"]["request_bytes"], special_tokens(weights),
+            reads_tools(read_chat_template(weights, own).pieces),
         )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from hmac import compare_digest
 from itertools import count
+from secrets import token_hex
 
 from pydantic_core import to_json
 
@@ -140,8 +141,8 @@ class Contract:
         try:
             asked = await self._read(path, receive, call.request)
             first_s, whole_s = self._limits(asked, call.request.headers)
-            wanted = asked.answers * max(1, len(asked.prompts))
-            most = self._settings.max_answers
+            wanted, most = asked.all_answers, self._settings.max_answers
+            asked.require_places(most)
             if self._in_hand + wanted > most:
                 raise Unavailable(f"{self._in_hand} answers are in the making, and {most} may be.")
         except RequestError as error:
@@ -152,7 +153,8 @@ class Contract:
         measured = Measured(counting, wanted)
         call.begin(asked, measured)
         client = call.request.headers.get(CLIENT_HEADER, "")
-        target, body = to_vllm(asked, self._settings.model, client, self._settings.special)
+        salt = f"client {client}" if client else f"request {token_hex(16)}"
+        target, body = to_vllm(asked, self._settings.model, salt, self._settings.special)
         sent = _Sent(body, receive)
         try:
             await self._compute(_asking(scope, "POST", target, body), sent, call, first_s, whole_s)
@@ -197,6 +199,7 @@ class Contract:
         asked = read_asked(request, self._settings.defaults)
         if path in _ROUTES and asked.model not in self._names:
             raise NotFound(f"This server has the model {self._settings.model}, and no other.")
+        asked.require_tools_are_read(self._settings.reads_tools)
         return asked
 
     def _limits(self, asked: Asked, headers: Mapping[str, str]) -> tuple[float, float]:

@@ -29,6 +29,7 @@ class Settings:
     response_s: float  # so does one that is not complete
     request_bytes: int  # of the longest body
     special: tuple[str, ...]  # texts that the tokenizer takes for special tokens
+    reads_tools: bool  # the chat template does
 
     @property
     def defaults(self) -> Defaults:
@@ -48,10 +49,3 @@ def read_settings() -> Settings:
     """
     content = json.loads(Path(os.environ[SETTINGS_VARIABLE]).read_text(encoding="utf-8"))
     return Settings(**{**content, "special": tuple(content["special"])})
-
-
-def special_tokens(folder: Path) -> tuple[str, ...]:
-    """The texts of special tokens in the tokenizer of a model's folder, the longest first."""
-    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    special = {token["content"] for token in content.get("added_tokens", ()) if token.get("special")}
-    return tuple(sorted(special, key=lambda text: (-len(text), text)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic_core import to_json
@@ -25,12 +25,12 @@ CHAT_PATH, COMPLETION_PATH = "/v1/chat/completions", "/v1/completions"
 JOINER = "\u2060"
 
 
-def to_vllm(asked: Asked, name: str, client: str, special: Sequence[str]) -> tuple[str, bytes]:
+def to_vllm(asked: Asked, name: str, salt: str, special: Sequence[str]) -> tuple[str, bytes]:
     """The path and the body that vLLM's server gets.
 
     Args:
         name: of the model, as vLLM serves it.
-        client: the name of the client's key; prompts of one client only are looked for in the cache. Empty: unknown.
+        salt: prompts are looked for in the cache among those with the same one.
         special: texts of special tokens, which stand for text where a client sends them.
     """
     sampling = asked.sampling
@@ -44,7 +44,7 @@ def to_vllm(asked: Asked, name: str, client: str, special: Sequence[str]) -> tup
         "seed": sampling.seed,
         "n": asked.answers,
         "stop": list(asked.stops),
-        "cache_salt": f"client {client}" if client else "nobody",
+        "cache_salt": salt,
     }
     if sampling.is_greedy and asked.answers > 1:  # vLLM refuses several answers there; the likeliest token is as well
         body |= {"temperature": 1.0, "top_p": 1.0, "top_k": 1}  # that of the one that may be chosen
@@ -150,13 +150,18 @@ class EventStream:
         *events, self._held = (self._held + data).split(b"\n\n")
         return b"".join(out for event in events for out in self._event(event))
 
+    @property
+    def known_tokens(self) -> Tokens:
+        """What it cost; before the usage at its end, each event with text counts as a token of the answer."""
+        return self.tokens if self.tokens.answer else replace(self.tokens, answer=self.pieces)
+
     def fail(self, error: RequestError) -> bytes:
         """The end of a stream that cannot go on; empty where it has ended already."""
         if self.is_over:
             return b""
+        self.tokens = self.known_tokens
         self.is_over, self.error = True, error
         self.tokens.finish = "error"
-        self.tokens.answer = self.tokens.answer or self.pieces
         return b"event: error\ndata: " + error_document(error) + b"\n\n" + self._comment()
 
     def _event(self, event: bytes) -> Iterator[bytes]:
@@ -178,7 +183,7 @@ class EventStream:
             self.tokens.take(document)
             if not document["choices"] and not self.tells_usage:
                 return
-        self.pieces += b'"content":""' not in event
+        self.pieces += b'"content":""' not in event and b'"text":""' not in event
         yield event + b"\n\n"
 
     def _comment(self) -> bytes:

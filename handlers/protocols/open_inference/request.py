@@ -157,7 +157,7 @@ def _of_message(message: InferMessage) -> tuple[InferRequest, list[Tensor]]:
     try:
         infer = InferRequest.model_validate(message.document)
     except ValidationError as error:
-        raise does_not_fit(error) from None
+        raise does_not_fit(error, message.document) from None
     raw = iter(message.raw)
     tensors = []
     for index, spec in enumerate(infer.inputs):

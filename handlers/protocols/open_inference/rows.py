@@ -120,7 +120,7 @@ def _checked(data: list[Any], datatype: str, shape: list[int], place: str) -> li
     try:
         return _reader(datatype).validate_python(values)
     except ValidationError as error:
-        raise does_not_fit(error, place) from None
+        raise does_not_fit(error, values, place) from None
 
 
 def _check_codec(tensor: Tensor) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,7 @@ class Reply:
         answers: how many there are, `n` times the prompts.
         top_logprobs: as in `Sampling`.
         token_bytes: what a token stands for.
+        is_stream: `document` is not asked for.
     """
 
     id: str
@@ -54,15 +55,21 @@ class Reply:
     top_logprobs: int | None
     token_bytes: Callable[[int], bytes]
     tells_usage: bool = False
+    is_stream: bool = False
     _texts: list[list[str]] = field(init=False)
-    _tokens: list[list[Token]] = field(init=False)
+    _counts: list[int] = field(init=False)  # tokens
+    #: For `document`, by name, and encoded as they come: many of them at an answer's end would hold up all others.
+    _encoded: list[dict[str, list[bytes]]] = field(init=False)
+    _offsets: list[int] = field(init=False)  # characters of those
     _finishes: list[str | None] = field(init=False)
     _lengths: list[int] = field(init=False)  # characters that the stream has sent
     error: RequestError | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._texts = [[] for _ in range(self.answers)]
-        self._tokens = [[] for _ in range(self.answers)]
+        self._counts = [0] * self.answers
+        self._encoded = [{} for _ in range(self.answers)]
+        self._offsets = [0] * self.answers
         self._finishes = [None] * self.answers
         self._lengths = [0] * self.answers
 
@@ -79,7 +86,7 @@ class Reply:
     @property
     def tokens(self) -> int:
         """Written so far, by all answers."""
-        return sum(map(len, self._tokens))
+        return sum(self._counts)
 
     @property
     def texts(self) -> list[tuple[list[str], str]]:
@@ -89,7 +96,9 @@ class Reply:
 
     def take(self, index: int, piece: Piece) -> None:
         """Keep a piece for `document`."""
-        self._tokens[index] += piece.tokens
+        self._counts[index] += len(piece.tokens)
+        if self.top_logprobs is not None and piece.tokens and not self.is_stream:
+            self._encode(index, piece.tokens)
         self._texts[index].append(piece.text)
         self._finishes[index] = piece.finish or None
         self.error = self.error or piece.error
@@ -97,12 +106,26 @@ class Reply:
     def document(self, usage: Usage) -> bytes:
         """The whole answer. An error takes its place (`error`)."""
         choices = []
-        for index, (texts, tokens) in enumerate(zip(self._texts, self._tokens, strict=True)):
+        for index, texts in enumerate(self._texts):
             text = "".join(texts)
             content = {"message": {"role": "assistant", "content": text}} if self.is_chat else {"text": text}
-            choices.append(self._choice(index, content, tokens, 0, self._finishes[index]))
+            lists = {name: b"[" + b",".join(values) + b"]" for name, values in self._encoded[index].items()}
+            if lists and not self.is_chat:
+                lists.setdefault("top_logprobs", b"null")
+            logprobs = _object(lists) if lists else b"null"
+            choice = {"index": index, **content}, {"finish_reason": self._finishes[index]}
+            choices.append(_object({**_encoded(choice[0]), "logprobs": logprobs, **_encoded(choice[1])}))
         kind = "chat.completion" if self.is_chat else "text_completion"
-        return to_json({**self._head(kind), "choices": choices, "usage": usage.document()}, inf_nan_mode="null")
+        all_ = b"[" + b",".join(choices) + b"]"
+        return _object({**_encoded(self._head(kind)), "choices": all_, "usage": to_json(usage.document())})
+
+    def _encode(self, index: int, tokens: Sequence[Token]) -> None:
+        logprobs = self._chat_logprobs(tokens) if self.is_chat else self._logprobs(tokens, self._offsets[index])
+        self._offsets[index] += sum(len(self.token_bytes(token.id).decode(errors="replace")) for token in tokens)
+        for name, values in logprobs.items():
+            if values is not None:
+                encoded = [to_json(value, inf_nan_mode="null") for value in values]
+                self._encoded[index].setdefault(name, []).extend(encoded)
 
     # ---- as a stream -------------------------------------------------------------------------------------------------
 
@@ -161,18 +184,36 @@ class Reply:
         }
 
     def _logprobs(self, tokens: Iterable[Token], offset: int) -> dict[str, Any]:
-        texts, offsets = [], []
+        texts, offsets, tops = list[str](), list[int](), list[dict[str, float]]()
         for token in tokens:
-            texts.append(self.token_bytes(token.id).decode(errors="replace"))
+            data = self.token_bytes(token.id)
+            texts.append(_token_text(data))
             offsets.append(offset)
-            offset += len(texts[-1])
-        tops = [
-            {self.token_bytes(number).decode(errors="replace"): logprob for number, logprob in token.top}
-            for token in tokens
-        ]
+            offset += len(data.decode(errors="replace"))
+            top = dict[str, float]()
+            for number, logprob in token.top:  # the likeliest first; special tokens have no text, and share one place
+                top.setdefault(_token_text(self.token_bytes(number)), logprob)
+            tops.append(top)
         return {
             "tokens": texts,
             "token_logprobs": [token.logprob for token in tokens],
             "top_logprobs": tops if self.top_logprobs else None,
             "text_offset": offsets,
         }
+
+
+def _token_text(data: bytes) -> str:
+    """A token as text; one that is a part of a character is named by its bytes, as the API does."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def _encoded(members: Mapping[str, Any]) -> dict[str, bytes]:
+    return {name: to_json(value) for name, value in members.items()}
+
+
+def _object(members: Mapping[str, bytes]) -> bytes:
+    """A JSON object of members that are JSON already."""
+    return b"{" + b",".join(b'"%b":%b' % (name.encode(), value) for name, value in members.items()) + b"}"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
-from pydantic_core import to_json
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError, from_json, to_json
 
 from handlers.errors import DoesNotFit
 from handlers.schema import Schema, parse_json
@@ -17,9 +17,17 @@ from handlers.text.sampling import Sampling
 MOST_STOPS, MOST_TOP_LOGPROBS, MOST_COMPLETION_LOGPROBS = 4, 20, 5
 #: Answers to one prompt, and prompts of one request.
 MOST_ANSWERS = 16
+#: Bytes of a JSON schema; its time to be compiled grows with the square of them.
+MOST_SCHEMA_BYTES = 1 << 16
 
 Stop = Annotated[str, Field(min_length=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+def _require_nothing(biases: dict[str, float]) -> dict[str, float]:
+    if biases:
+        raise PydanticCustomError("unsupported", "Input should be empty or null: no token's likelihood is changed here")
+    return biases
 
 
 class _Part(Schema):
@@ -57,7 +65,7 @@ class _Common(Schema):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -70,8 +78,9 @@ class _Common(Schema):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
     # these would change it, and only their defaults are known here
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    logit_bias: Annotated[dict[str, float], AfterValidator(_require_nothing)] | None = None
 
 
 class ChatCompletion(_Common):
@@ -85,12 +94,13 @@ class ChatCompletion(_Common):
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     response_format: _ResponseFormat | None = None
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1)] | None = None
 
 
 class Completion(_Common):
     """The body of `/completions`."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MOST_ANSWERS)]
+    prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: Annotated[int, Field(ge=0, le=MOST_COMPLETION_LOGPROBS)] | None = None
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
@@ -121,6 +131,24 @@ class Asked:
     is_stream: bool
     tells_usage: bool  # in a last chunk of a stream
 
+    @property
+    def all_answers(self) -> int:
+        """To all prompts together."""
+        return self.answers * max(1, len(self.prompts))
+
+    def require_places(self, most: int) -> None:
+        """Raise DoesNotFit where there are never so many places for answers."""
+        if self.all_answers > most:
+            name = "n" if self.answers > 1 else "prompt"
+            raise _misfit(name, f"asks for {self.all_answers} answers in all, and this model gives {most} at a time")
+
+    def require_tools_are_read(self, reads_tools: bool) -> None:
+        """Raise DoesNotFit for tools that the model would not learn of."""
+        if self.tools and not reads_tools:
+            raise _misfit(
+                "tools", "are not in this model's chat template, so it would not learn of them; leave them out"
+            )
+
 
 def parse_chat(body: bytes, defaults: Defaults) -> Asked:
     """The body of `/chat/completions`.
@@ -145,11 +173,32 @@ def parse_chat(body: bytes, defaults: Defaults) -> Asked:
 def parse_completion(body: bytes, defaults: Defaults) -> Asked:
     """The body of `/completions`. Errors as in `parse_chat`."""
     sent = parse_json(Completion, body)
-    prompts = [sent.prompt] if isinstance(sent.prompt, str) else sent.prompt
+    given = [sent.prompt] if isinstance(sent.prompt, str) else sent.prompt
+    prompts = [prompt for prompt in given if isinstance(prompt, str)]
+    if len(prompts) < len(given):
+        raise _misfit("prompt", "must be text: lists of token numbers are not taken here")
+    if not 1 <= len(prompts) <= MOST_ANSWERS:
+        raise _misfit("prompt", f"must be a text, or a list of 1 to {MOST_ANSWERS} texts")
     if len(prompts) * (sent.n or 1) > MOST_ANSWERS:
         raise _misfit("n", f"times the number of prompts is more than {MOST_ANSWERS}")
     sampling = _sampling(sent, "max_tokens", sent.max_tokens, sent.logprobs, None, defaults)
     return _asked(sent, None, (), prompts, sampling)
+
+
+def count_answers(body: bytes) -> int:
+    """How many answers a body asks for; 1 where it does not say, or cannot be read."""
+    if b'"n"' not in body and b'"prompt"' not in body:
+        return 1
+    try:
+        sent = from_json(body)
+    except ValueError:
+        return 1
+    if not isinstance(sent, dict):
+        return 1
+    answers, prompts = sent.get("n"), sent.get("prompt")
+    if not isinstance(answers, int) or not 1 <= answers <= MOST_ANSWERS:
+        answers = 1
+    return answers * (max(1, len(prompts)) if isinstance(prompts, list) else 1)
 
 
 def _asked(
@@ -190,7 +239,10 @@ def _schema(asked: _ResponseFormat | None) -> str | None:
         return '{"type":"object"}'
     if asked.json_schema is None:
         raise _misfit("response_format.json_schema", "is missing")
-    return to_json(asked.json_schema.schema_).decode()
+    schema = to_json(asked.json_schema.schema_)
+    if len(schema) > MOST_SCHEMA_BYTES:
+        raise _misfit("response_format.json_schema.schema", f"has {len(schema)} bytes, and {MOST_SCHEMA_BYTES} may be")
+    return schema.decode()
 
 
 def _message(message: _Message) -> dict[str, Any]:

@@ -10,13 +10,35 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from handlers.errors import LoadError
 
+_QUESTION = [{"role": "user", "content": "What is the weather in Oslo?"}]
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather_of",
+        "description": "The weather in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
 #: Code points that are never characters (Unicode 23.7); the first that no text has is the mark.
 _NONCHARACTERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
+
+
+def reads_tools(prompt: Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], Any]) -> bool:
+    """Whether tools change what is made of messages; many templates leave them out and say nothing.
+
+    Args:
+        prompt: makes the prompt of messages and tools; raises ValueError where it refuses them.
+    """
+    try:
+        without = prompt(_QUESTION, [])
+        return bool(prompt(_QUESTION, [_TOOL]) != without)
+    except ValueError:
+        return False
 
 
 class ChatTemplate:

@@ -11,6 +11,7 @@ from handlers.text.backend import Token
 from handlers.text.sampling import Sampling
 
 _LIKELIEST = 1024  # sorted first; all tokens only where these have less than top_p together
+_LEAST = torch.finfo(torch.float32).tiny  # a temperature; one that is less would be 0
 _GROUP = 256  # probabilities that are summed up before a token is drawn among them
 
 
@@ -68,8 +69,9 @@ def _fitted(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
 
 def _draw(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     device = logits.device
-    temperatures = torch.tensor([row.sampling.temperature for row in rows], device=device)
-    shares = torch.softmax(logits / temperatures[:, None], 1)
+    temperatures = torch.tensor([row.sampling.temperature for row in rows], device=device).clamp(min=_LEAST)
+    # from the likeliest token down, so that it stays at 0 however small a temperature is
+    shares = torch.softmax((logits - logits.amax(1, keepdim=True)) / temperatures[:, None], 1)
     if any(row.sampling.top_p < 1 for row in rows):
         shares = _nucleus(shares, torch.tensor([row.sampling.top_p for row in rows], device=device))
     numbers = torch.tensor([row.number for row in rows], dtype=torch.float64, device=device)
@@ -83,7 +85,9 @@ def _nucleus(shares: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
         sums = likeliest.cumsum(1)
         if bool((sums[:, -1] >= top_p).all()):
             break
-    kept = likeliest * (sums - likeliest < top_p[:, None])
+    is_kept = sums - likeliest < top_p[:, None]
+    is_kept[:, 0] = True  # also where float32 takes top_p for 0
+    kept = likeliest * is_kept
     return torch.zeros_like(shares).scatter_(1, ids, kept)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from handlers.errors import LoadError
 from handlers.text.backends import ModelFiles
+from handlers.text.backends.chat import ChatTemplate
 from handlers.text.backends.gguf import read_facts
 
 if TYPE_CHECKING:
@@ -61,6 +62,24 @@ def read_model_facts(model: ModelFiles) -> Facts:
     if model.chat_template is not None:
         own = _text(model.chat_template)
     return _of_folder(model.weights, own) if model.weights.is_dir() else _of_gguf(model.weights, own)
+
+
+def read_chat_template(folder: Path, own: Path | None) -> ChatTemplate:
+    """The chat template of a folder of Hugging Face, or the archive's own.
+
+    Raises:
+        LoadError: a file cannot be read.
+    """
+    settings = _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    source = _template_of(folder, settings) if own is None else _text(own)
+    return ChatTemplate(source, special_tokens(folder), _names(settings))
+
+
+def special_tokens(folder: Path) -> tuple[str, ...]:
+    """The texts of special tokens in the tokenizer of a folder of Hugging Face, the longest first."""
+    tokens = _json(folder / "tokenizer.json").get("added_tokens", ())
+    special = {token["content"] for token in tokens if token.get("special")}
+    return tuple(sorted(special, key=lambda text: (-len(text), text)))
 
 
 def _of_gguf(path: Path, chat_template: str | None) -> Facts:
@@ -121,7 +140,7 @@ def _of_folder(folder: Path, chat_template: str | None) -> Facts:
     tokenizer.no_truncation()
     special = {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     ends = frozenset(_ids(config.get("eos_token_id")) + _ids(defaults.get("eos_token_id")))
-    names = {name: _name(settings[name]) for name in ("bos_token", "eos_token") if settings.get(name)}
+    names = _names(settings)
     if chat_template is None:
         chat_template = _template_of(folder, settings)
     try:
@@ -142,6 +161,10 @@ def _template_of(folder: Path, settings: dict[str, Any]) -> str | None:
 
 def _ids(value: int | list[int] | None) -> list[int]:
     return [] if value is None else [value] if isinstance(value, int) else value
+
+
+def _names(settings: dict[str, Any]) -> dict[str, str]:
+    return {name: _name(settings[name]) for name in ("bos_token", "eos_token") if settings.get(name)}
 
 
 def _name(token: str | dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,19 +12,34 @@ import torch
 
 from handlers.text.backends.tokens import Tokens
 
+#: Symbols of a grammar; what has more takes longer than 0.4 s to compile.
+MOST_SYMBOLS = 20_000
+#: Compiled schemas that are kept, 1 to 2 MB each where they are as large as may be.
+MOST_KEPT = 32
+
 
 class Grammar:
     """Follows one answer through its schema."""
 
     def __init__(self, matcher: Any, bits: int) -> None:
         self._matcher = matcher
+        self._bits = bits
         self._mask = np.zeros((1, -(-bits // 32)), np.int32)
 
+    def copy(self) -> Grammar:
+        """One for another answer, at the same place; takes microseconds."""
+        return Grammar(self._matcher.deep_copy(), self._bits)
+
     def allowed(self, vocabulary: int) -> torch.Tensor:
-        """Whether each token of the vocabulary may come next."""
+        """Whether each token of the vocabulary may come next.
+
+        Raises:
+            RuntimeError: the schema is too complex to be followed any further.
+        """
         from llguidance.numpy import fill_next_token_bitmask
 
         fill_next_token_bitmask(self._matcher, self._mask, 0)
+        self._require_no_error()
         bits = np.unpackbits(self._mask.view(np.uint8)[0], bitorder="little")[:vocabulary]
         allowed = np.zeros(vocabulary, bool)
         allowed[: len(bits)] = bits
@@ -36,41 +52,73 @@ class Grammar:
             RuntimeError: the schema is too complex to be followed any further.
         """
         self._matcher.consume_token(token)
-        if self._matcher.is_error():
-            raise RuntimeError(self._matcher.get_error())
+        self._require_no_error()
         return bool(self._matcher.is_stopped())
+
+    def _require_no_error(self) -> None:
+        if self._matcher.is_error():
+            raise RuntimeError(_first_line(self._matcher.get_error()))
 
 
 class Grammars:
-    """Makes the grammars of one model. Its first one takes about a second."""
+    """Makes the grammars of one model, in any thread, and keeps those of named clients."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
         self._tokenizer: Any = None
         self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[str, str], Grammar] = OrderedDict()  # by client and schema, the newest last
 
-    def of_schema(self, schema: str) -> Grammar:
-        """A grammar at its beginning.
+    def of_schema(self, schema: str, client: str | None = None) -> Grammar:
+        """A grammar at its beginning, which answers copy. A schema of many properties takes up to 0.4 s.
+
+        Args:
+            client: who gets it sooner the next time, and nobody else, who would learn of it; None: it is not kept.
 
         Raises:
             ValueError: the schema cannot be read or is too complex, or the package is missing.
         """
+        if client is None:
+            return self._compiled(schema)
+        with self._lock:
+            if (kept := self._kept.get((client, schema))) is not None:
+                self._kept.move_to_end((client, schema))
+                return kept
+        grammar = self._compiled(schema)
+        with self._lock:
+            self._kept[client, schema] = grammar
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        return grammar
+
+    def _compiled(self, schema: str) -> Grammar:
         try:
-            from llguidance import LLMatcher
+            from llguidance import LLMatcher, LLParserLimits
         except ModuleNotFoundError as error:
             raise ValueError("JSON schemas need the package llguidance: pip install 'tsctl[text]'") from error
         # without free white space: small models would fill an answer with it
         try:
             grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
         except ValueError as error:
-            raise ValueError(f"the JSON schema cannot be read: {error}") from error
+            raise ValueError(f"the JSON schema cannot be read: {_first_line(str(error))}") from error
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = _tokenizer(self._tokens)
-        matcher = LLMatcher(self._tokenizer, grammar)
+        limits = LLParserLimits(max_grammar_size=MOST_SYMBOLS, verbose_errors=False)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         if matcher.is_error():
-            raise ValueError(f"the JSON schema cannot be used: {matcher.get_error()}")
-        return Grammar(matcher, self._tokenizer.vocab_size)
+            raise ValueError(f"the JSON schema cannot be used: {_first_line(matcher.get_error())}")
+        made = Grammar(matcher, self._tokenizer.vocab_size)
+        try:
+            made.allowed(self._tokenizer.vocab_size)  # the first time takes long, and copies have it
+        except RuntimeError as error:
+            raise ValueError(f"the JSON schema cannot be used: {error}") from error
+        return made
+
+
+def _first_line(message: str) -> str:
+    """The first line of what llguidance says; the rest is about its own state."""
+    return message.split("\n", 1)[0]
 
 
 class _Vocabulary:

@@ -33,6 +33,7 @@ class _Running:
     salt: str | None
     random: random.Random
     grammar: Grammar | None
+    failure: str = ""  # why it cannot go on
     counts: dict[int, int] = field(default_factory=dict)  # of its own tokens
     cached: int = 0  # tokens whose keys and values are in its blocks
     blocks: list[int] = field(default_factory=list)
@@ -77,6 +78,9 @@ class PagedBackend(Tokenized):
 
     # ---- any thread --------------------------------------------------------------------------------------------------
 
+    def grammar(self, schema: str, salt: str | None = None) -> Grammar:
+        return self._grammars.of_schema(schema, salt)
+
     def cache_usage(self) -> float:
         return 1 - self._blocks.available / self._blocks.count
 
@@ -85,7 +89,10 @@ class PagedBackend(Tokenized):
     def add(self, key: int, prompt: Sequence[int], sampling: Sampling, salt: str | None = None) -> None:
         """As in `Backend`. Prompts with the same salt share keys and values; None: with no other."""
         self._require_room(prompt)
-        grammar = None if sampling.json_schema is None else self._grammars.of_schema(sampling.json_schema)
+        grammar: Grammar | None = sampling.grammar
+        if grammar is None and sampling.json_schema is not None:
+            grammar = self.grammar(sampling.json_schema, salt)
+        grammar = None if grammar is None else grammar.copy()
         most = min(len(prompt) + sampling.max_tokens, self.context)
         salt = salt if self._shares_prompts else None
         numbers = random.Random(sampling.seed)  # noqa: S311 - texts, not secrets
@@ -193,17 +200,22 @@ class PagedBackend(Tokenized):
 
     def _row(self, answer: _Running, vocabulary: int) -> Row:
         number = 0.0 if answer.sampling.is_greedy else answer.random.random()
-        allowed = None if answer.grammar is None else answer.grammar.allowed(vocabulary)
+        allowed = None
+        if answer.grammar is not None:
+            try:
+                allowed = answer.grammar.allowed(vocabulary)
+            except RuntimeError as error:  # of this answer alone: the others of the step go on
+                answer.failure = _unfollowed(error)
         return Row(answer.sampling, answer.counts, number, allowed)
 
     def _produced(self, answer: _Running, token: Any) -> Produced:
         answer.tokens.append(token.id)
         answer.counts[token.id] = answer.counts.get(token.id, 0) + 1
-        finish, failure = "", ""
+        finish, failure = "", answer.failure
         try:
-            is_complete = answer.grammar is not None and answer.grammar.take(token.id)
+            is_complete = not failure and answer.grammar is not None and answer.grammar.take(token.id)
         except RuntimeError as error:
-            is_complete, failure = False, f"its JSON schema cannot be followed: {error}"
+            is_complete, failure = False, _unfollowed(error)
         if is_complete or (token.id in self._tokens.ends and not answer.sampling.ignore_end):
             finish = STOP
         elif len(answer.tokens) >= answer.most:
@@ -212,3 +224,7 @@ class PagedBackend(Tokenized):
             self._running.remove(answer)
             self._give_back(answer)
         return Produced(answer.key, () if failure else (token,), finish, failure)
+
+
+def _unfollowed(error: RuntimeError) -> str:
+    return f"its JSON schema cannot be followed: {error}"

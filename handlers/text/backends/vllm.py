@@ -85,6 +85,9 @@ class VllmBackend(Tokenized):
 
     # ---- any thread --------------------------------------------------------------------------------------------------
 
+    def grammar(self, schema: str, salt: str | None = None) -> Any:
+        return None  # vLLM compiles schemas in a thread of its own, and keeps them
+
     def cache_usage(self) -> float:
         return float(self._engine.engine_core.engine_core.scheduler.kv_cache_manager.usage)
 

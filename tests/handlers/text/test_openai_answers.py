@@ -125,6 +125,16 @@ def test_log_probabilities_of_a_completion(top: int) -> None:
     assert first["top_logprobs"] == ([{"Hel": -0.5, "lo": -1.5}] if top else None)
 
 
+def test_parts_of_characters_are_tokens_of_their_own_and_the_likeliest_of_one_text_stays() -> None:
+    top = ((3, -0.1), (4, -1.0), (5, -2.0), (2, -3.0), (6, -4.0))
+    made = Reply("id-1", "m", 1234, False, 1, 5, {**WORDS, 6: b""}.__getitem__)
+    [chunk] = stream(made, [(0, Piece(" \U0001f600", (Token(3, -0.1, top), Token(4, -1.0, top)), STOP))])
+    logprobs = chunk["choices"][0]["logprobs"]
+    parts = r"bytes:\x20\xf0\x9f", r"bytes:\x98\x80"
+    assert logprobs["tokens"] == list(parts)
+    assert logprobs["top_logprobs"] == [{parts[0]: -0.1, parts[1]: -1.0, "": -2.0, "lo": -3.0}] * 2
+
+
 def test_a_token_that_says_nothing_yet_is_no_event() -> None:
     made = reply()
     piece = Piece("", (Token(3),))

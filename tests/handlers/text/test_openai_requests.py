@@ -9,10 +9,22 @@ import pytest
 
 from handlers.errors import DoesNotFit, ModelFailed, RequestError, Unavailable, UndecodableBody
 from handlers.protocols.openai.errors import error_document, status_of
-from handlers.protocols.openai.requests import Asked, Defaults, parse_chat, parse_completion
+from handlers.protocols.openai.requests import (
+    MOST_SCHEMA_BYTES,
+    Asked,
+    Defaults,
+    count_answers,
+    parse_chat,
+    parse_completion,
+)
 
 DEFAULTS = Defaults(max_tokens=100, most_tokens=500, temperature=0.7, top_p=0.9)
 USER = {"role": "user", "content": "Hi"}
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+JSON_OF_A_LARGE_SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {"name": "large", "schema": {"type": "string", "description": "x" * MOST_SCHEMA_BYTES}},
+}
 
 
 def chat(**fields: Any) -> Asked:
@@ -75,15 +87,21 @@ def test_messages_keep_what_the_template_may_want() -> None:
     [
         ({"messages": []}, "messages"),
         ({"messages": [{"content": "x"}]}, "messages.0.role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages.0.content.0.type"),
+        ({"messages": [USER, {"role": "user", "content": 5}]}, "messages.1.content"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages.0.content.0"),
         ({"temperature": 2.5}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"n": 0}, "n"),
         ({"n": 17}, "n"),
-        ({"stop": ["a", ""]}, "stop"),
+        ({"stop": ["a", ""]}, "stop.1"),
         ({"stop": list("abcde")}, "stop"),
-        ({"seed": -1}, "seed"),
+        ({"stop": ""}, "stop"),
+        ({"stop": 5}, "stop"),
+        ({"seed": 1 << 63}, "seed"),
+        ({"seed": -(1 << 63) - 1}, "seed"),
+        ({"modalities": ["text", "audio"]}, "modalities.1"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 501}, "max_tokens"),
         ({"max_completion_tokens": 501}, "max_completion_tokens"),
@@ -91,6 +109,7 @@ def test_messages_keep_what_the_template_may_want() -> None:
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": JSON_OF_A_LARGE_SCHEMA}, "response_format.json_schema.schema"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"temprature": 1}, "temprature"),
@@ -101,17 +120,87 @@ def test_what_does_not_fit_names_the_parameter(fields: dict[str, Any], param: st
         chat(**fields)
     document = json.loads(error_document(refused.value))["error"]
     assert document["type"] == "invalid_request_error"
-    assert document["param"].startswith(param)
-    assert document["message"]
+    assert document["param"] == param
+    assert document["message"].startswith(param)
     assert status_of(refused.value) == 400
 
 
 @pytest.mark.parametrize(
-    "fields", [{"prompt": []}, {"prompt": [1, 2]}, {"best_of": 2}, {"echo": True}, {"suffix": "x"}, {"logprobs": 6}]
+    ("fields", "param", "words"),
+    [
+        ({"prompt": []}, "prompt", "must be a text, or a list of 1 to 16 texts"),
+        ({"prompt": ["a"] * 17}, "prompt", "must be a text, or a list of 1 to 16 texts"),
+        ({"prompt": [1, 2]}, "prompt", "must be text: lists of token numbers are not taken here"),
+        ({"prompt": [[1], [2]]}, "prompt", "must be text: lists of token numbers are not taken here"),
+        ({"prompt": {"text": "x"}}, "prompt", "should be a valid string or a valid array"),
+        ({"prompt": ["a", 1]}, "prompt.1", "should be a valid string"),
+        ({"best_of": 2}, "best_of", "should be 1"),
+        ({"echo": True}, "echo", "should be False"),
+        ({"suffix": "x"}, "suffix", "should be ''"),
+        ({"logprobs": 6}, "logprobs", "less than or equal to 5"),
+        ({"stop": list("abcde")}, "stop", "at most 4 items"),
+        ({"stop": 5}, "stop", "should be a valid string or a valid array"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "should be empty or null: no token's likelihood is changed here"),
+    ],
 )
-def test_a_completion_that_cannot_be_given_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(DoesNotFit):
+def test_a_completion_that_cannot_be_given_says_what_may_be(fields: dict[str, Any], param: str, words: str) -> None:
+    with pytest.raises(DoesNotFit) as refused:
         completion(**fields)
+    document = json.loads(error_document(refused.value))["error"]
+    assert (document["param"], status_of(refused.value)) == (param, 400)
+    assert words in document["message"]
+
+
+def test_any_64_bit_number_is_a_seed_and_text_is_the_one_modality() -> None:
+    for seed in (-1, -(1 << 63), (1 << 63) - 1):
+        assert chat(seed=seed).sampling.seed == completion(seed=seed).sampling.seed == seed
+    assert chat(modalities=["text"], prompt_cache_retention="24h") == chat()
+
+
+def test_a_request_that_never_has_places_names_the_parameter() -> None:
+    chat(n=4).require_places(4)
+    completion(prompt=["a", "b"], n=2).require_places(4)
+    for asked, param in (
+        (chat(n=5), "n"),
+        (completion(prompt=["a"] * 5), "prompt"),
+        (completion(prompt=["a"] * 3, n=2), "n"),
+    ):
+        with pytest.raises(
+            DoesNotFit, match=f"{param} asks for {asked.all_answers} answers in all, and .* gives 4"
+        ) as no:
+            asked.require_places(4)
+        assert json.loads(error_document(no.value))["error"]["param"] == param
+
+
+def test_tools_that_a_model_would_not_learn_of_are_refused() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    chat(tools=tools).require_tools_are_read(reads_tools=True)
+    unsaid: list[dict[str, Any]] = [{}, {"tools": []}, {"tools": tools, "tool_choice": "none"}]
+    for fields in unsaid:
+        chat(**fields).require_tools_are_read(reads_tools=False)
+    with pytest.raises(DoesNotFit, match="not in this model's chat template") as refused:
+        chat(tools=tools).require_tools_are_read(reads_tools=False)
+    document = json.loads(error_document(refused.value))["error"]
+    assert (document["param"], document["type"]) == ("tools", "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    ("body", "answers"),
+    [
+        ({"messages": [USER]}, 1),
+        ({"messages": [USER], "n": 16}, 16),
+        ({"prompt": "a", "n": 2}, 2),
+        ({"prompt": ["a", "b", "c"]}, 3),
+        ({"prompt": ["a", "b", "c"], "n": 4}, 12),
+        ({"prompt": [], "n": None}, 1),
+        ({"messages": [USER], "n": "16"}, 1),
+        ({"messages": [USER], "n": 17}, 1),
+        (["n", {"n": 3}], 1),
+    ],
+)
+def test_answers_are_counted_without_reading_the_rest(body: Any, answers: int) -> None:
+    assert count_answers(json.dumps(body).encode()) == answers
+    assert count_answers(json.dumps(body).encode()[:-1]) == 1, "it is no JSON"
 
 
 def test_prompts_times_answers_are_bounded() -> None:

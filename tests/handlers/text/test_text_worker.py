@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import queue
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,12 +31,13 @@ from handlers.errors import LoadError, UndecodableBody
 from handlers.messages import Head, Part, Request
 from handlers.protocols.openai.requests import Asked
 from handlers.telemetry.metrics import Telemetry
+from handlers.text.sampling import Sampling
 from handlers.worker import startup
 from handlers.worker.config import WorkerConfig, read_config
 from handlers.worker.make import make_worker
 from handlers.worker.text import TextWorker
 from handlers.worker.worker import Worker
-from tests.support.scripted import POISON, ScriptedHandler
+from tests.support.scripted import POISON, Scripted, ScriptedHandler
 from tests.support.workers import Reply, assert_problem, write_archive_folder
 
 GENERATION = {"context": 40, "max_answers": 4, "max_tokens": 30, "most_tokens": 35, "first_token_s": 60.0}
@@ -207,7 +209,9 @@ def test_the_route_is_read_from_the_body_or_the_header(site: Site, body: Any, pr
         ({"messages": [{"role": "user", "content": "x" * 40}]}, OPENAI_CHAT, "messages"),
         ({"prompt": ["a", ""]}, OPENAI_COMPLETION, "prompt"),
         ({"messages": [{"role": "user", "content": ""}]}, OPENAI_CHAT, "messages"),
-        ({**HELLO, "response_format": {"type": "json_object"}}, OPENAI_CHAT, None),
+        ({**HELLO, "response_format": {"type": "json_object"}}, OPENAI_CHAT, "response_format"),
+        ({**HELLO, "n": 5}, OPENAI_CHAT, "n"),
+        ({**HELLO, "tools": [{"type": "function", "function": {"name": "f"}}]}, OPENAI_CHAT, "tools"),
         (b"{", OPENAI_CHAT, None),
     ],
 )
@@ -336,11 +340,137 @@ def test_the_timeout_of_a_stream_ends_with_its_first_token(site: Site) -> None:
     with_header = {TIMEOUT_HEADER: "30000"}
     for is_stream in (True, False):
         request = Request(json.dumps({**HELLO, "stream": is_stream}).encode(), JSON, with_header, "r")
-        exchange = site.worker._exchange("t", request)
+        exchange = site.worker._exchange("t", request, site.worker._asked(request), 100.0)
         [answer] = exchange.answers
+        assert answer.submitted_at == 100.0
         assert answer.first_by is not None and answer.deadline is not None
         assert (answer.deadline - answer.first_by > 1) == is_stream
     site.problem(400, HELLO, **{TIMEOUT_HEADER: "soon"})
+
+
+def test_seeds_of_any_sign_are_different_ones(site: Site) -> None:
+    site.answer({**HELLO, "n": 3, "seed": -1})
+    seeds = [sampling.seed for sampling in site.handler.backend.samplings]
+    assert seeds == [(1 << 64) - 1, 0, 1], "random.Random(-1) draws as random.Random(1)"
+
+
+# ---- requests that take long to read ---------------------------------------------------------------------------------
+
+JSON_OF_A_SCHEMA = {**HELLO, "response_format": {"type": "json_object"}}
+
+
+class Compiling(Scripted):
+    """Compiles schemas when the test lets it."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__(context)
+        self.compiled: list[tuple[str, str | None]] = []
+        self.grammars: list[Any] = []
+        self.is_compiling, self.may_compile = threading.Event(), threading.Event()
+
+    def grammar(self, schema: str, salt: str | None = None) -> Any:
+        self.is_compiling.set()
+        assert self.may_compile.wait(30)
+        self.compiled.append((schema, salt))
+        return object()
+
+    def add(self, key: int, prompt: Sequence[int], sampling: Sampling, salt: str | None = None) -> None:
+        super().add(key, prompt, replace(sampling, json_schema=None), salt)
+        self.grammars.append(sampling.grammar)
+
+
+class CompilingHandler(ScriptedHandler):
+    backend: Compiling
+
+    def load(self) -> None:
+        self.backend = Compiling(self.generation.context)
+
+
+def compiling_of(site: Site) -> Compiling:
+    backend = site.handler.backend
+    assert isinstance(backend, Compiling)
+    return backend
+
+
+def status_of(site: Site, ticket: Any) -> int:
+    head = site.parts[ticket][0].head
+    assert head is not None
+    return head.status
+
+
+@pytest.fixture
+def compiling(tmp_path: Path) -> Iterator[Site]:
+    made = serving(
+        tmp_path / "toy", CompilingHandler(), limits={"request_bytes": 1 << 17}, generation={"context": 50_000}
+    )
+    yield made
+    compiling_of(made).may_compile.set()
+    made.worker.close()
+
+
+def test_a_schema_is_compiled_once_for_all_answers_and_nobody_waits_for_it(compiling: Site) -> None:
+    backend = compiling_of(compiling)
+    begin = time.monotonic()
+    compiling.submit("json", {**JSON_OF_A_SCHEMA, "n": 3}, x_tsctl_client="anna")
+    assert backend.is_compiling.wait(30)
+    assert compiling.answer(HELLO)[0].status == 200, "another client is answered meanwhile"
+    assert "json" not in compiling.parts
+    backend.grammars.clear()
+    backend.may_compile.set()
+    compiling.wait("json")
+    assert status_of(compiling, "json") == 200
+    assert backend.compiled == [('{"type":"object"}', "anna")]
+    assert len(backend.grammars) == 3 and len(set(map(id, backend.grammars))) == 1 and backend.grammars[0]
+    assert time.monotonic() - begin < 30
+
+
+def test_a_client_that_leaves_while_its_schema_is_compiled_gets_no_place(compiling: Site) -> None:
+    backend = compiling_of(compiling)
+    for ticket in ("first", "second", "third"):  # two are prepared at a time
+        compiling.submit(ticket, JSON_OF_A_SCHEMA)
+    assert backend.is_compiling.wait(30)
+    for ticket in ("first", "second", "third"):
+        compiling.worker.cancel(ticket)
+    compiling.counts.seen.clear()
+    backend.may_compile.set()
+    compiling.worker.close()
+    assert compiling.counts.seen == [("ended", "cancelled", 0)] * 3
+    assert backend.samplings == [] and compiling.parts == {}
+
+
+def test_no_more_requests_are_prepared_than_may_be_answered_and_each_is_told(compiling: Site) -> None:
+    backend = compiling_of(compiling)
+    for number in range(4):
+        compiling.submit(number, JSON_OF_A_SCHEMA)
+    assert "4 requests are being read" in compiling.problem(503, JSON_OF_A_SCHEMA)["detail"]
+    assert backend.is_compiling.wait(30)
+    closing = threading.Thread(target=compiling.worker.close)
+    closing.start()
+    while not compiling.worker._is_closing:
+        time.sleep(0.001)
+    backend.may_compile.set()
+    closing.join(30)
+    compiling.wait(*range(4))
+    assert {status_of(compiling, number) for number in range(4)} == {503}
+    compiling.problem(503, JSON_OF_A_SCHEMA)
+
+
+def test_a_long_prompt_is_read_while_others_are_answered(compiling: Site) -> None:
+    backend, may_go_on = compiling_of(compiling), threading.Event()
+    encode = backend.encode
+
+    def encode_slowly(text: str) -> list[int]:
+        assert len(text) < 100 or may_go_on.wait(30)
+        return encode(text)
+
+    backend.encode = encode_slowly  # type: ignore[method-assign]
+    compiling.submit("long", {"prompt": "a" * 20_000, "max_tokens": 2})
+    assert compiling.answer(HELLO)[0].status == 200
+    may_go_on.set()
+    compiling.wait("long")
+    head = compiling.parts["long"][0].head
+    assert head is not None and dict(head.headers)["x-tokens"] == "prompt=20000;answer=2;finish=length"
+    assert "deeper" in compiling.problem(422, {"prompt": "a" * 20_000, "deeper": 1})["detail"]
 
 
 def test_checks_are_answered_and_not_counted(site: Site) -> None:

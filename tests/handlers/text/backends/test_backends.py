@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 
 from handlers.errors import LoadError
 from handlers.text.backend import LENGTH, STOP, Token
-from handlers.text.backends import BackendOptions, ModelFiles, loop, open_backend
+from handlers.text.backends import BackendOptions, ModelFiles, grammar, loop, open_backend
 from handlers.text.backends.loop import PagedBackend
 from handlers.text.backends.runner import Chunk
 from handlers.text.sampling import Sampling
@@ -319,6 +321,89 @@ def test_an_answer_is_json_of_its_schema(case: Case) -> None:
     for wrong in ('{"type": "colour"}', "{", '{"$ref": "#/nowhere"}'):
         with pytest.raises(ValueError, match="the JSON schema cannot be"):
             case.backend.add(10**6, prompt(7), Sampling(5, json_schema=wrong))
+
+
+def test_a_schema_that_cannot_be_followed_ends_its_own_answer_alone(case: Case) -> None:
+    endless = {"type": "string", "pattern": "^(([a-z]{1,40}){1,40}){1,40}$"}  # llguidance gives up after some letters
+    other = case.add(prompt(0), greedy(40))
+    case.step()
+    schemas = [
+        case.add(prompt(number), Sampling(40, seed=number, json_schema=json.dumps(endless))) for number in (1, 2)
+    ]
+    expected = case.naive(prompt(0), 40)
+    assert case.finish(other, *schemas)[0] == expected
+    assert case.ends[other] == LENGTH
+    for key in schemas:
+        assert case.ends[key].startswith("its JSON schema cannot be followed: ")
+        assert "\n" not in case.ends[key] and "state" not in case.ends[key], "what llguidance says of itself"
+
+
+def test_a_schema_is_compiled_once_and_again_for_another_client(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    grammars, compiled = case.backend._grammars, list[str]()
+    compile_ = grammars._compiled
+
+    def count(schema: str) -> Any:
+        compiled.append(schema)
+        return compile_(schema)
+
+    monkeypatch.setattr(grammars, "_compiled", count)
+    monkeypatch.setattr(grammar, "MOST_KEPT", 2)
+    schema, short = '{"enum":["red","green"]}', '{"type":"boolean"}'
+    made = case.backend.grammar(schema, "anna")
+    keys = [
+        case.add(prompt(7), Sampling(60, 2.0, seed=seed, json_schema=schema, grammar=made), "anna") for seed in range(6)
+    ]
+    answers = [json.loads(b"".join(map(case.backend.token_bytes, ids))) for ids in case.finish(*keys)]
+    assert set(answers) <= {"red", "green"}, "each follows the schema by itself"
+    assert compiled == [schema], "not for each answer"
+    assert case.backend.grammar(schema, "anna") is made
+    case.backend.grammar(schema, "ben")
+    assert compiled == [schema] * 2, "nobody learns what others asked for"
+    case.backend.grammar(schema)
+    case.backend.grammar(schema)
+    assert compiled == [schema] * 4, "nothing is kept for who has no name"
+    assert case.backend.grammar(schema, "anna") is made
+    case.backend.grammar(short, "anna")  # ben's goes, which was not used for longest
+    assert case.backend.grammar(schema, "anna") is made
+    assert case.backend.grammar(schema, "ben") is not made and len(compiled) == 6
+
+
+def test_a_schema_of_too_many_alternatives_is_refused(case: Case) -> None:
+    def pick(number: int) -> dict[str, Any]:
+        one = [
+            {"type": "object", "properties": {f"k{number}": {"pattern": f"a{n}"}}, "required": [f"k{number}"]}
+            for n in (0, 1)
+        ]
+        return {"anyOf": one}
+
+    for schema in (
+        {"allOf": [pick(number) for number in range(11)]},
+        {"$defs": {}, "properties": {f"p{n}": True for n in range(5000)}},
+    ):
+        begin = time.monotonic()
+        with pytest.raises(ValueError, match=r"the JSON schema cannot be used: [^\n]*too big"):
+            case.backend.grammar(json.dumps(schema))
+        assert time.monotonic() - begin < 10
+
+
+def test_other_threads_work_while_a_long_text_is_read(case: Case) -> None:
+    turns, is_over = [0], threading.Event()
+
+    def count() -> None:
+        while not is_over.wait(0.001):
+            turns[0] += 1
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    text = "the quick brown fox, 42 " * 40_000
+    case.backend.encode(text[:10])
+    before = turns[0]
+    ids = case.backend.encode(text)
+    during = turns[0] - before
+    is_over.set()
+    thread.join()
+    assert during >= 5
+    assert b"".join(map(case.backend.token_bytes, ids)).decode() == text
 
 
 # ---- files and options -----------------------------------------------------------------------------------------------

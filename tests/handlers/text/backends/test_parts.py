@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from handlers.errors import LoadError
 from handlers.text.backends import BackendOptions, ModelFiles, choose, open_backend
 from handlers.text.backends.blocks import Blocks, digests_of
-from handlers.text.backends.chat import ChatTemplate
+from handlers.text.backends.chat import ChatTemplate, reads_tools
 from handlers.text.backends.choice import Row
 from handlers.text.backends.choice import choose as choose_tokens
-from handlers.text.backends.files import read_model_facts
+from handlers.text.backends.files import read_chat_template, read_model_facts
 from handlers.text.backends.gguf import read_facts
 from handlers.text.sampling import Sampling
 from tests.support import tiny_model
@@ -128,6 +128,28 @@ def test_a_template_can_refuse_messages() -> None:
         pieces("a\n{% if %}", "a")
 
 
+@pytest.mark.parametrize(
+    ("source", "are_read"),
+    [
+        (tiny_model.TEMPLATE, True),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", False),
+        ("{% if tools %}{{ raise_exception('no tools') }}{% endif %}{{ messages[0]['content'] }}", False),
+        ("{{ raise_exception('nobody may ask') }}", False),
+        (None, False),
+    ],
+)
+def test_it_is_known_whether_a_template_reads_tools(source: str | None, are_read: bool, tmp_path: Path) -> None:
+    assert reads_tools(ChatTemplate(source, NAMES, {}).pieces) is are_read
+    special = [{"content": name, "special": True} for name in NAMES] + [{"content": "word", "special": False}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": special}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": source, "bos_token": None}))
+    assert reads_tools(read_chat_template(tmp_path, None).pieces) is are_read, "in a folder of Hugging Face"
+    (tmp_path / "own.jinja").write_text(tiny_model.TEMPLATE)
+    own = read_chat_template(tmp_path, tmp_path / "own.jinja")
+    assert reads_tools(own.pieces)
+    assert own.pieces([{"role": "user", "content": "<|im_end|>"}], [])[1] == (False, "user\n<|im_end|>")
+
+
 # ---- blocks ----------------------------------------------------------------------------------------------------------
 
 
@@ -163,6 +185,26 @@ def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     narrow = [Row(Sampling(1, top_p=0.6), {}, row.number) for row in rows]
     drawn = [token.id for token in choose_tokens(shares.log().expand(1000, 4), narrow)]
     assert [drawn.count(token) for token in range(4)] == [625, 0, 375, 0]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p"),
+    [(t, p) for t in (1e-6, 1e-37, 1e-39, 1e-46, 1e-300, 5e-324) for p in (1.0, 0.9)]
+    + [(1.0, p) for p in (1e-7, 1e-44, 1e-46, 1e-300, 5e-324)]
+    + [(5e-324, 5e-324)],
+)  # fmt: skip
+def test_the_smallest_temperature_or_top_p_is_the_likeliest_token(temperature: float, top_p: float) -> None:
+    """Also where float32 takes them for 0."""
+    logits = torch.randn(3, 3000, generator=torch.Generator().manual_seed(2)) * 5
+    logits[1] += 1000
+    logits[2, :2990] = -torch.inf
+    others = Row(Sampling(1, top_p=0.9, top_logprobs=2), {}, 0.5)
+    for number in (0.0, 0.3, 1 - 2**-53):
+        rows = [Row(Sampling(1, temperature=temperature, top_p=top_p), {}, number) for _ in range(3)]
+        likeliest = logits.argmax(1).tolist()
+        assert 0 not in likeliest
+        assert [token.id for token in choose_tokens(logits, rows)] == likeliest
+        assert choose_tokens(logits, [rows[0], others, rows[2]])[1] == choose_tokens(logits[1:2], [others])[0]
 
 
 def test_the_last_number_draws_a_token_that_may_come() -> None:

@@ -187,7 +187,7 @@ def _rules() -> Json:
                 "on_present": {"metadata_namespace": NAMESPACE, "key": STREAM_KEY},
             },
         ],
-        "allow_content_types_regex": {"regex": f"{JSON} *(;.*)?"},
+        "allow_content_types_regex": {"regex": f"(?i){JSON} *(;.*)?"},
     }
 
 
@@ -204,8 +204,14 @@ def api_routes(offered: Mapping[str, tuple[Traffic, bool]], kinds: Mapping[str, 
     unread = (
         f'The body must be JSON (content-type: {JSON}) and name a model, such as {{"model": "{next(iter(offered))}"}}.'
     )
+    asks = {"regex": "|".join(PATHS.values())}
+    encoded = {
+        "match": {"safe_regex": asks, "headers": [_POST, _ENCODED]},
+        "direct_response": {"status": 415},
+        "typed_per_filter_config": metered(),
+    }
     first = {
-        "match": {"safe_regex": {"regex": "|".join(PATHS.values())}, "headers": [_POST]},
+        "match": {"safe_regex": asks, "headers": [_POST]},
         "direct_response": {"status": 400, "body": {"inline_string": unread}},
         "typed_per_filter_config": {
             **metered(),
@@ -220,6 +226,7 @@ def api_routes(offered: Mapping[str, tuple[Traffic, bool]], kinds: Mapping[str, 
     paths = (*PATHS.values(), MODELS_PATH, *(f"{MODELS_PATH}/{name}" for name in _names(offered)))
     return [
         *unknown,
+        encoded,
         first,
         *_lists(offered),
         *(not_allowed(path, "POST" if path in PATHS.values() else "GET") for path in paths),
@@ -252,6 +259,7 @@ def _lists(offered: Mapping[str, tuple[Traffic, bool]]) -> list[Json]:
 
 
 _GET, _POST = equals(":method", "GET"), equals(":method", "POST")
+_ENCODED = {"name": "content-encoding", "present_match": True}
 
 
 def _says(key: str, value: Json) -> Json:

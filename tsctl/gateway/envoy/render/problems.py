@@ -87,6 +87,9 @@ _OTHER_NODE_PROBLEM = Problem("bad-request", "The request was refused", "The ver
 _OPENAI_PROBLEMS = GATEWAY_PROBLEMS | {
     401: replace(GATEWAY_PROBLEMS[401], detail="Send your key as 'authorization: Bearer KEY'."),
     404: replace(GATEWAY_PROBLEMS[404], detail=f"There are {', '.join((*PATHS.values(), MODELS_PATH))}."),
+    415: replace(
+        GATEWAY_PROBLEMS[415], detail="The gateway reads the model from the body: send it without Content-Encoding."
+    ),
     429: replace(
         GATEWAY_PROBLEMS[429], detail="The client's budget is used up. Retry after as many seconds as retry-after says."
     ),

@@ -471,5 +471,8 @@ OPEN_ANSWERS = "tsctl_worker_open_answers"
 KV_CACHE_USAGE = "tsctl_worker_kv_cache_usage_ratio"
 #: What became of an answer: FINISHES, and one that nobody reads any more.
 ANSWER_ENDS = (*FINISHES, "cancelled")
-#: What became of an item that was to be recorded; all but the first are dropped.
-RECORD_OUTCOMES = ("written", "queue-full", "disk-full", "unwritable", "failed", "input-failed")
+#: What became of an item that was to be recorded: no record was written, it was written without its input, or it was
+#: written. `repeat-lost` counts second answers that could not be written; they are no items.
+WRITTEN, INPUT_FAILED, REPEAT_LOST = "written", "input-failed", "repeat-lost"
+DROPPED_RECORDS = ("queue-full", "disk-full", "unwritable", "failed")
+RECORD_OUTCOMES = (WRITTEN, *DROPPED_RECORDS, INPUT_FAILED, REPEAT_LOST)

@@ -182,6 +182,9 @@ def _columns(found: Prediction) -> dict[str, Any]:
         "sketch": found.sketch,
         "text_length": found.text_length,
         "text_digest": found.text_digest,
+        "lists": found.lists or None,
+        "rest_digest": found.rest_digest,
+        "rest_has_fractions": found.rest_has_fractions or None,
     }
 
 

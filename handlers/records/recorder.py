@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from handlers.contract import INPUT_FAILED, REPEAT_LOST, WRITTEN
 from handlers.messages import Outcome, Request
 from handlers.record_files import INPUTS, RECORDS, REPEATS
 from handlers.records.record import Batch, Recording, Sampled
@@ -88,7 +89,7 @@ class Recorder:
         self._put = self._got = 0  # bytes; each changed by one thread alone, so that neither waits for a lock
         self._writing = threading.Lock()
         self._logged: set[str] = set()
-        self._rests_until, self._last_failure = -math.inf, ""
+        self._rests: dict[int, tuple[float, str]] = {}  # by writer: until when it rests, and why
 
     def start(self) -> None:
         """Write from now on, in a thread; at the process's own end the segments are closed."""
@@ -144,7 +145,8 @@ class Recorder:
         lines = [self._recording.repeat(*again) for again in self._repeats.due()]
         if lines:
             with self._writing:
-                self._append(self._repeated, lines)
+                if self._append(self._repeated, lines, "second answers are lost") != WRITTEN:
+                    self._count(REPEAT_LOST, len(lines))
 
     def close(self) -> None:
         """Write what waits, and close the segments."""
@@ -196,28 +198,36 @@ class Recorder:
             if self._clock() - begin >= SLICE_S:
                 time.sleep(0)  # lets the request path run
                 begin = self._clock()
-        if lines:
-            outcome = self._append(self._records, lines)
-            if self._inputs is not None and inputs and outcome == "written":
-                outcome = self._append(self._inputs, inputs)
-            if outcome != "written":
-                without_input = 0
-            elif without_input:
-                self._count("input-failed", without_input)
-            self._count(outcome, len(lines) - without_input)
+        if not lines:
+            return
+        outcome = self._append(self._records, lines, "records are dropped")
+        if outcome != WRITTEN:
+            self._count(outcome, len(lines))
+            return
+        if self._inputs is not None and inputs and self._append(self._inputs, inputs, "inputs are not kept") != WRITTEN:
+            without_input += len(inputs)
+        if without_input:
+            self._count(INPUT_FAILED, without_input)
+        if len(lines) > without_input:
+            self._count(WRITTEN, len(lines) - without_input)
 
-    def _append(self, writer: SegmentWriter, lines: Sequence[bytes]) -> str:
-        """Write the lines; returns the one of RECORD_OUTCOMES that became of them."""
-        if self._clock() < self._rests_until:
-            return self._last_failure
+    def _append(self, writer: SegmentWriter, lines: Sequence[bytes], loss: str) -> str:
+        """Write the lines; returns the one of RECORD_OUTCOMES that became of them.
+
+        Args:
+            loss: what happens where they are not written, for the log.
+        """
+        rests_until, failure = self._rests.get(id(writer), (-math.inf, ""))
+        if self._clock() < rests_until:
+            return failure
         try:
             writer.append(b"".join(lines))
-            return "written"
+            return WRITTEN
         except OSError as error:
-            self._rests_until = self._clock() + REST_S
-            self._last_failure = "disk-full" if error.errno in _FULL else "unwritable"
-            self._log(f"records are dropped ({self._last_failure})", error)
-            return self._last_failure
+            failure = "disk-full" if error.errno in _FULL else "unwritable"
+            self._rests[id(writer)] = self._clock() + REST_S, failure
+            self._log(f"{loss} ({failure})", error)
+            return failure
 
     def _log(self, text: str, error: Exception) -> None:
         """The first failure of each kind is logged; all are counted."""

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import numpy as np
 import torch
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from handlers.records.sketch import sketch
 
@@ -109,11 +110,17 @@ def _array(value: Any) -> np.ndarray | None:
     """The numbers of a sequence, which may be nested; None where it holds anything else or is ragged."""
     if type(value) is not list and isinstance(value, torch.Tensor):
         value = value.detach().cpu().to(torch.float64).numpy()
+    array = _numeric(value)
+    return None if array is None else array.astype(np.float64)
+
+
+def _numeric(value: Any) -> np.ndarray | None:
+    """The same as integers or fractions, as they are."""
     try:
         array = np.asarray(value)
     except (ValueError, OverflowError):  # ragged; an integer that no array holds
         return None
-    return array.astype(np.float64) if array.dtype.kind in "iuf" else None
+    return array if array.dtype.kind in "iuf" else None
 
 
 @lru_cache(256)
@@ -145,10 +152,16 @@ class Prediction:
     sketch: list[float] | None = None
     text_length: int | None = None
     text_digest: str | None = None
+    lists: list[str] = field(default_factory=list)
+    rest_digest: str | None = None
+    rest_has_fractions: bool = False
 
 
 def prediction(answer: Any, label: str) -> Prediction:
     """The summary of an answer.
+
+    `rest_digest` is of the answer without the values that other columns have: its fields, their forms, whole numbers,
+    and all that is nested. So two answers with equal digests of the rest differ in the other columns, or not at all.
 
     Args:
         answer: decoded from its JSON.
@@ -156,30 +169,51 @@ def prediction(answer: Any, label: str) -> Prediction:
     """
     found = Prediction(label=label or None)
     level = answer if isinstance(answer, dict) else {"value": answer}
-    texts, vectors = [], []
+    rest = dict(level)  # of which a value that a column has is replaced by its form
+    texts, vectors, fractions = [], [], {}
     for name, value in list(level.items())[:MOST_FEATURES]:
         if isinstance(value, str):
             texts += [value] if value != label else []
+            rest[name] = "label" if value == label else f"{len(value)} characters"
         elif isinstance(value, bool | int | float):
             if _is_finite(value):
                 found.outputs[name] = float(value)
-        elif isinstance(value, list) and (numbers := _array(value)) is not None and numbers.size:
+                rest[name] = 0.0 if isinstance(value, float) else value  # a whole number must be equal
+        elif isinstance(value, list) and (array := _numeric(value)) is not None and array.size:
+            numbers = array.astype(np.float64, copy=False)
             vectors.append(numbers.reshape(-1))
+            found.lists.append(name)
+            if array.dtype.kind == "f":
+                fractions[name] = f"fractions of shape {array.shape}"
             if found.scores is None and numbers.ndim == 1 and len(numbers) <= MOST_SCORES:
                 found.scores = numbers.tolist()
     if vectors:
         whole = vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
         found.norm = _short(math.sqrt(float(np.vdot(whole, whole))))
-        if found.scores is None or len(found.scores) < len(whole):  # otherwise the scores say all
+        has_all = found.scores is not None and len(found.scores) == len(whole)
+        if not has_all:
             found.sketch = sketch(whole)
+        if math.isfinite(found.norm) and (has_all or found.sketch is not None):
+            rest |= fractions
     if texts:
         text = "\n".join(texts)
         found.text_length, found.text_digest = len(text), digest(text.encode("utf-8", "surrogatepass"))
-    if len(found.outputs) == 1:
-        [found.score] = found.outputs.values()
+    single = [name for name in found.outputs if not isinstance(level[name], bool)]
+    if len(single) == 1:
+        found.score = found.outputs[single[0]]
     elif not found.outputs and found.scores:
         found.score = max(found.scores)
+    found.rest_digest = digest(to_json(rest, inf_nan_mode="constants"))
+    integers = set(found.lists) - fractions.keys()
+    kept = [value for name, value in rest.items() if value is level[name] and name not in integers]
+    found.rest_has_fractions = any(map(_has_fraction, kept))
     return found
+
+
+def _has_fraction(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_fraction, value.values()))
+    return any(map(_has_fraction, value)) if isinstance(value, list) else isinstance(value, float)
 
 
 def digest(content: bytes) -> str:

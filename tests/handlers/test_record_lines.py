@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,8 @@ from handlers.records.sampling import batch_sampler, sampler
 from handlers.records.sketch import LONGEST, SKETCH, sketch
 from handlers.records.summary import FEW, MOST_FEATURES, features, prediction
 from handlers.schema import Schema
+from tsctl.shadow.comparators import NotComparable
+from tsctl.shadow.summaries import CompareOptions, Summary, SummaryComparator
 
 IDS = [f"id-{number}" for number in range(20_000)]
 
@@ -168,6 +170,9 @@ def test_an_answer_of_one_number_has_it_as_its_score() -> None:
     assert (bare.score, bare.outputs) == (3.0, {"value": 3.0})
     several = prediction({"low": 1, "high": 2}, "")
     assert (several.score, several.outputs) == (None, {"low": 1.0, "high": 2.0})
+    sure = prediction({"ok": True, "score": 0.3}, "")
+    assert (sure.score, sure.outputs) == (0.3, {"ok": 1.0, "score": 0.3})  # a boolean is an output, and no score
+    assert prediction({"flagged": True}, "").score is None
 
 
 def test_an_answer_of_texts_has_their_length_and_digest_alone() -> None:
@@ -176,6 +181,83 @@ def test_an_answer_of_texts_has_their_length_and_digest_alone() -> None:
     assert found.text_digest == prediction("Ada was here", "").text_digest
     assert found.text_digest != prediction("Ada was there", "").text_digest
     assert len(found.text_digest or "") == 32
+
+
+BOXES = {"count": 2, "boxes": [{"kind": "cat", "box": [0, 0, 1, 1]}], "size": 0.5, "curve": [0.5, 1.5]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_same"),
+    [
+        ({"size": 0.6}, True),
+        ({"curve": [0.5, 1.6]}, True),
+        ({"curve": [0.5]}, False),
+        ({"count": 3}, False),
+        ({"boxes": [{"kind": "dog", "box": [0, 0, 1, 1]}]}, False),
+        ({"boxes": []}, False),
+        ({"more": None}, False),
+        ({"tags": ["a", "b"]}, False),
+        ({"mask": [[0, 1]]}, False),
+        ({"is_sure": True}, False),
+    ],
+)
+def test_the_digest_of_the_rest_has_all_that_no_other_column_has(changed: dict[str, Any], is_same: bool) -> None:
+    found, other = prediction(BOXES, ""), prediction({**BOXES, **changed}, "")
+    assert (found.rest_digest == other.rest_digest) is is_same
+    assert (found.lists, found.rest_has_fractions) == (["curve"], False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "has"),
+    [
+        ({"y": 0.5, "v": [0.5], "n": [[1]]}, False),
+        ({"boxes": [{"box": [0.5]}]}, True),
+        ([[0.5], [0.5, 1.5]], True),
+        ({"long": [0.5] * (LONGEST + 1)}, True),
+        ({"long": [1] * (LONGEST + 1)}, False),
+        ({f"f{number}": 0.5 for number in range(MOST_FEATURES + 1)}, True),
+    ],
+    ids=["columns", "nested", "ragged", "no sketch", "integers", "too many fields"],
+)
+def test_fractions_that_no_column_has_are_marked(answer: Any, has: bool) -> None:
+    assert prediction(answer, "").rest_has_fractions is has
+
+
+def summary(answer: Any) -> Summary:
+    """As a record has it."""
+    line = json.loads(RECORDING.record(replace(ANSWERED, outcome=Outcome(200, json.dumps(answer).encode()))))
+    names = {each.name for each in fields(Summary)}
+    return Summary(**{name: value for name, value in line.items() if name in names})
+
+
+@pytest.mark.parametrize(
+    ("stable", "shadow"),
+    [
+        ({"count": 1, "boxes": [{"kind": "cat"}]}, {"count": 1, "boxes": [{"kind": "dog"}]}),
+        ({"id": 1, "tags": ["a", "b"]}, {"id": 1, "tags": ["c"]}),
+        ({"kind": "x", "parts": None}, {"kind": "x", "parts": []}),
+        ([[1], [2, 3]], [[1], [2, 4]]),
+        ({"flagged": True}, {"flagged": False}),
+    ],
+)
+def test_a_shadow_that_differs_in_what_no_column_has_differs(stable: Any, shadow: Any) -> None:
+    for options in (CompareOptions(), CompareOptions("json")):
+        assert SummaryComparator(options)(summary(stable), summary(shadow)).differs
+        assert not SummaryComparator(options)(summary(stable), summary(stable)).differs
+
+
+def test_nested_fractions_that_differ_need_whole_answers() -> None:
+    stable, shadow = ({"count": 1, "boxes": [{"box": [0.1, size]}]} for size in (0.2, 0.9))
+    with pytest.raises(NotComparable, match="answers: true"):
+        SummaryComparator()(summary(stable), summary(shadow))
+    assert not SummaryComparator()(summary(stable), summary(stable)).differs
+
+
+def test_a_named_list_is_compared_by_its_own_numbers_or_not_at_all() -> None:
+    by = CompareOptions("vector", "v")
+    assert SummaryComparator(by)(summary({"v": [1.0, 0.0]}), summary({"v": [0.0, 1.0]})).differs
+    with pytest.raises(NotComparable, match="are of ids, v"):
+        SummaryComparator(by)(summary({"ids": [9, 9], "v": [1.0, 0.0]}), summary({"ids": [9, 9], "v": [0.0, 1.0]}))
 
 
 def test_a_vector_has_a_norm_and_a_sketch_whose_distances_are_the_vectors() -> None:

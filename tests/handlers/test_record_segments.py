@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from handlers.contract import ASSIGNED_TRACK_HEADER, COPIED_HEADER
 from handlers.messages import Outcome, Request
 from handlers.record_files import (
     CLOSED_SEGMENT,
@@ -27,6 +28,7 @@ from handlers.record_files import (
     OPEN_SEGMENT,
     PARQUET,
     RECORDS,
+    REPEATS,
     SEGMENT_BYTES,
     SEGMENT_S,
     RecordFile,
@@ -36,6 +38,7 @@ from handlers.record_files import (
 )
 from handlers.records.record import LONGEST_LINE, Batch, Recording
 from handlers.records.recorder import MOST_BYTES, MOST_ITEMS, REST_S, Recorder
+from handlers.records.repeats import FULL, Repeats
 from handlers.records.segments import LEAST_FREE, SegmentWriter
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -306,13 +309,17 @@ class Recorded:
         keeps_inputs: bool = False,
         summarize: Callable[[Any], Any] = lambda item: {},
         redact: Callable[[Any], Any] = lambda item: item,
+        inputs: SegmentWriter | None = None,
+        repeats: Repeats | None = None,
+        repeated: SegmentWriter | None = None,
     ) -> None:
         self.place = place
         self.counts: Counter[str] = Counter()
         self.monotonic = Clock(0.0)
         recording = Recording("toy", "1.0", summarize, str.encode, redact, keeps_inputs)
-        inputs = place.writer(INPUTS) if keeps_inputs else None
-        self.recorder = Recorder(recording, 1.0, place.writer(), inputs, self._count, self.monotonic)
+        inputs = inputs or (place.writer(INPUTS) if keeps_inputs else None)
+        writers = place.writer(), inputs
+        self.recorder = Recorder(recording, 1.0, *writers, self._count, self.monotonic, repeats, repeated)
 
     def _count(self, outcome: str, items: int) -> None:
         self.counts[outcome] += items
@@ -423,6 +430,37 @@ def test_a_record_whose_input_cannot_be_kept_is_written_without_it(
     assert ids == {RECORDS: ["0-0", "0-1", "0-2", "0-3"], INPUTS: ["0-0", "0-3"]}
     assert recorded.counts == {"written": 2, "input-failed": 2}
     assert [record.message for record in caplog.records] == ["toy 1.0: an input cannot be kept; serving goes on"]
+
+
+def unwritable(tmp_path: Path, kind: str) -> SegmentWriter:
+    (tmp_path / "file").write_text("in the way")
+    return Place(tmp_path / "file" / "records").writer(kind)
+
+
+def test_records_are_written_while_inputs_cannot_be(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded = Recorded(place, keeps_inputs=True, inputs=unwritable(tmp_path, INPUTS))
+    for batch in range(2):  # the second one while the inputs' file rests
+        recorded.take(b"a", b"b", batch=batch)
+        recorded.recorder.flush()
+    assert recorded.ids() == ["0-0", "0-1", "1-0", "1-1"]
+    assert recorded.counts == {"input-failed": 4}
+    assert [each.message for each in caplog.records] == ["toy 1.0: inputs are not kept (unwritable); serving goes on"]
+
+
+def test_second_answers_that_cannot_be_written_are_counted_and_records_go_on(place: Place, tmp_path: Path) -> None:
+    repeats = Repeats(1.0, lambda requests, items: [Outcome(200, b"1") for _ in requests], 1, Clock(0.0))
+    recorded = Recorded(place, repeats=repeats, repeated=unwritable(tmp_path, REPEATS))
+    headers = {ASSIGNED_TRACK_HEADER: "stable", COPIED_HEADER: "1"}
+    requests = [Request(b"a", headers=headers, request_id=f"id-{number}") for number in range(FULL)]
+    batch, answers = Batch(NOW, 0.1, FULL, {}), [Outcome(200, b"1")] * FULL
+    recorded.recorder.take(range(FULL), requests, answers, range(FULL), ["a"] * FULL, batch)
+    recorded.recorder.flush()
+    recorded.recorder.answer_again()
+    assert recorded.counts == {"written": FULL, "repeat-lost": FULL}
+    recorded.take(b"b", batch=1)
+    assert len(recorded.ids()) == FULL + 1
 
 
 def test_the_thread_writes_by_itself(place: Place) -> None:

@@ -93,7 +93,7 @@ def test_an_open_loop_counts_from_the_moment_at_which_a_request_was_meant_to_be_
 def test_a_load_on_an_address_where_nothing_listens_is_an_error() -> None:
     with serving(OK) as port:
         pass
-    with pytest.raises(NodeError, match=f"the load on 127.0.0.1:{port} failed: ConnectionRefusedError"):
+    with pytest.raises(NodeError, match=f"the load on 127.0.0.1:{port} failed: Connection refused"):
         run_load(Order("127.0.0.1", port, 1, 0.1), [REQUEST])
 
 

@@ -88,4 +88,4 @@ def test_records_are_moved_to_s3_and_while_it_is_down_serving_goes_on_and_every_
     assert names(recording) == ["first", "second"]
     assert record_files(recording.folder / "records") == []
     purged = recording.run("records", "purge", "--client", "nobody")
-    assert f"local at s3://{BUCKET}/site: removed 0 records" in purged.out
+    assert f"local at s3://{BUCKET}/site: nothing was recorded of client nobody" in purged.out

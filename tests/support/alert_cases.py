@@ -146,10 +146,10 @@ def ends(stopped: str, failed: str) -> Series:
     }
 
 
-def recorded(written: str, dropped: str) -> Series:
+def recorded(written: str, others: str, outcome: str = "queue-full") -> Series:
     return {
         series("tsctl_worker_records_total", {**LOCAL, "outcome": "written"}): written,
-        series("tsctl_worker_records_total", {**LOCAL, "outcome": "queue-full"}): dropped,
+        series("tsctl_worker_records_total", {**LOCAL, "outcome": outcome}): others,
     }
 
 
@@ -164,12 +164,10 @@ def drift(age: str, height: str) -> Series:
     }
 
 
-def shadow(differ: str, noise: str | None, pairs: str) -> Series:
-    of_noise = state("shadow_noise_ratio", noise, **VERSION) if noise is not None else {}
+def shadow(differ: str, evidence: str) -> Series:
     return {
         **state("shadow_disagreement_ratio", differ, **VERSION),
-        **state("shadow_pairs_total", pairs, **VERSION),
-        **of_noise,
+        **state("shadow_evidence_ratio", evidence, **VERSION),
     }
 
 
@@ -238,14 +236,16 @@ CASES = (
     Case("RecordsDropped", recorded("0+90x40", "0+10x40"), 25, LOCAL, "10 % are dropped"),
     Case("RecordsDropped", recorded("0+600x40", "0+1x40"), 25, None, "one in 600 is dropped"),
     Case("RecordsDropped", recorded("0x40", "0x40"), 25, None, "nothing is recorded"),
+    Case("RecordsDropped", recorded("0x40", "0+9x40", "unwritable"), 25, LOCAL, "all are dropped"),
+    Case("RecordsDropped", recorded("0+90x40", "0+90x40", "input-failed"), 25, None, "half lack their input alone"),
+    Case("RecordsDropped", recorded("0+90x40", "0+90x40", "repeat-lost"), 25, None, "second answers are no records"),
     Case("RecordsFill", kept("950e6x9"), 6, STATE | {"node": "local"}, "95 % full"),
     Case("RecordsFill", kept("500e6x9"), 6, None, "half full"),
     Case("DriftAlarm", drift("1x9", "0x9"), 3, VERSION, "one feature has drifted"),
     Case("DriftAlarm", drift("1 1 0x9", "0x9"), 5, None, "the watch was reset"),
-    Case("ShadowDisagrees", shadow("0.05x9", "0.01x9", "500x9"), 6, STATE | VERSION, "4 % more than noise"),
-    Case("ShadowDisagrees", shadow("0.05x9", None, "500x9"), 6, STATE | VERSION, "5 %, and no noise is measured"),
-    Case("ShadowDisagrees", shadow("0.05x9", "0.04x9", "500x9"), 6, None, "noise alone"),
-    Case("ShadowDisagrees", shadow("0.05x9", "0x9", "20x9"), 6, None, "twenty pairs say little"),
+    Case("ShadowDisagrees", shadow("0.05x9", "3x9"), 6, STATE | VERSION, "the verdict is too much"),
+    Case("ShadowDisagrees", shadow("0.05x9", "0.3x9"), 6, None, "undecided: few pairs, or noise alone"),
+    Case("ShadowDisagrees", shadow("0.05x9", "0.01x9"), 6, None, "no noise floor is measured"),
     Case("RolloutUnattended", state("rollout_running", "0x9", **VERSION), 6, STATE | VERSION, "no process"),
     Case("RolloutUnattended", state("rollout_running", "0 0 1x9", **VERSION), 6, None, "it was resumed"),
     Case("RolloutUndecided", rollout("0+60x60"), 40, STATE | VERSION, "40 of 60 minutes"),

@@ -69,6 +69,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"versions": {"1.0": {"timeouts": {"startup_s": 10}}}},
         "warmup.budget_s (20) must be less than timeouts.startup_s (10)",
     ),
+    "an option that the comparator does not take": (
+        {"compare": {"by": "label", "least": 0.5}},
+        "label does not take least; it takes field",
+    ),
+    "a share that every answer has": ({"compare": {"by": "top_k", "least": -0.5}}, "least (-0.5) of top_k is a share"),
     "a date in the settings": (
         {"settings": {"released": datetime.date(2024, 1, 1)}},
         '2024-01-01 is read in different ways by versions of YAML: quote it, as in "2024-01-01"',

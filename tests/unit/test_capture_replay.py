@@ -175,7 +175,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (("--to", "toy/1.0", "--node", "one"), 4, "one"),
         (("--to", "toy", "--node", "one", "--url", "http://a:1"), 2, "contradict each other"),
         (("--to", "toy", "--key-file", "k"), 2, "--key-file is for --url"),
-        (("--to", "toy", "--url", "http://127.0.0.1:9"), 4, "the load on 127.0.0.1:9 failed: ConnectionRefusedError"),
+        (("--to", "toy", "--url", "http://127.0.0.1:9"), 4, "the load on 127.0.0.1:9 failed: Connection refused"),
     ],
 )
 def test_a_wrong_replay_is_refused_before_anything_is_sent(

@@ -148,13 +148,17 @@ def test_a_comparator_that_does_not_fit_is_refused_with_the_request() -> None:
     ],
 )  # fmt: skip
 def test_a_comparator_can_be_named(name: str, field: str, comparator: Any) -> None:
-    assert named_comparator(name, field, Tolerance(0.5)) == comparator
+    assert named_comparator(name, field, None, Tolerance(0.5)) == comparator
+    assert named_comparator("top_k", "", 3, Tolerance()) == TopK(3)
 
 
-@pytest.mark.parametrize(("name", "field", "message"), [("same", "", "there is none"), ("json", "y", "whole answers")])
-def test_a_comparator_that_is_none_is_refused(name: str, field: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "field", "k", "message"),
+    [("same", "", None, "there is none"), ("json", "y", None, "whole answers"), ("label", "", 2, "number of classes")],
+)
+def test_a_comparator_that_is_none_is_refused(name: str, field: str, k: int | None, message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        named_comparator(name, field, Tolerance())
+        named_comparator(name, field, k, Tolerance())
 
 
 def values(answers: Iterable[BatchAnswer]) -> list[Any]:

@@ -129,6 +129,40 @@ def test_what_is_unchanged_is_not_written_again(tmp_path: Path) -> None:
     assert set(write_rendered(changed)) == {files.prometheus, files.rules, files.alertmanager}
 
 
+TLS = {"certificate": "tls/my chain.pem", "key": "tls/key.pem"}
+SEVERAL = {
+    "gateways": {
+        "a": {"address": "https://192.0.2.1:8443", "metrics": "http://192.0.2.1:8003", "tls": TLS},
+        "b": {"address": "https://192.0.2.2:8443", "metrics": "http://192.0.2.2:8003",
+              "tls": {**TLS, "certificate": "b.pem"}},
+    },
+    "gateway": {},
+    "control": "/shared",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("keys", "command"),
+    [
+        ({"gateway": {}}, "tsctl gateway status"),
+        (
+            {"gateway": {"address": "https://127.0.0.1:8443", "tls": TLS}},
+            "openssl x509 -enddate -noout -in 'tls/my chain.pem'",
+        ),
+        (
+            SEVERAL,
+            "openssl x509 -enddate -noout -in 'tls/my chain.pem'; openssl x509 -enddate -noout -in b.pem",
+        ),
+    ],
+    ids=["no TLS", "one gateway", "several"],
+)
+def test_alerts_of_certificates_name_their_files(keys: dict[str, Any], command: str) -> None:
+    rules = [rule for group in rules_document(spec(**keys))["groups"] for rule in group["rules"]]
+    commands = {rule["annotations"]["command"] for rule in rules if str(rule.get("alert")).startswith("Certificate")}
+    assert commands == {command}
+    assert not any("CERTIFICATE" in str(rule) for rule in rules)
+
+
 def test_inhibitions_and_commands_name_what_exists() -> None:
     names = {alert.name for alert in ALERTS}
     assert len(names) == len(ALERTS)

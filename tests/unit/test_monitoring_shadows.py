@@ -9,13 +9,16 @@ from prometheus_client import generate_latest
 
 from tests.unit.shadow_records import MODEL, SHADOW, STABLE, Asked, write
 from tsctl.config.deployment import DeploymentSpec, read_deployment
+from tsctl.config.policy import RolloutPolicy, ShadowStage
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.traffic import Shadow, Traffic
 from tsctl.monitoring.shadows import EMBED_READ_S, READ_S, WINDOW_S, FollowedShadows
 from tsctl.monitoring.state import MachineState
 from tsctl.monitoring.worker_files import registry_of
-from tsctl.records.pairs import WAIT_S
+from tsctl.records.database import Place
+from tsctl.records.pairs import WAIT_S, Versions, read_pairs
+from tsctl.shadow.report import Verdict, compare_pairs
 from tsctl.shadow.summaries import CompareOptions, SummaryComparator
 
 BEGIN = 1_764_150_000.0
@@ -67,6 +70,35 @@ def test_pairs_are_counted_once_and_rates_are_those_of_the_last_hour(site: Site)
     site.now += WINDOW_S + READ_S
     [later] = site.followed.read(site.deployment)
     assert (later.pairs, later.disagreement) == (80, None)
+
+
+@pytest.mark.parametrize(
+    ("differing", "again", "policy", "is_too_much"),
+    [
+        (20, CAT, {}, True),
+        (20, CAT, {"shadow": {"max_disagreement": 0.5}}, False),
+        (0, CAT, {}, False),
+        (200, DOG, {}, False),
+        (200, None, {}, False),
+    ],
+    ids=["above the limit", "below the policy's limit", "identical", "as noisy as stable", "no floor is measured"],
+)
+def test_the_evidence_is_that_of_the_verdict(
+    site: Site, differing: int, again: dict[str, str] | None, policy: dict[str, object], is_too_much: bool
+) -> None:
+    made = [Asked(f"id-{n}", CAT, DOG if n % 200 < differing else CAT, again, n / 1000) for n in range(200)]
+    write(site.project.state / "nodes" / "one" / "records", made, BEGIN - 100)
+    deployment = site.deployment.model_copy(update={"rollout": RolloutPolicy.model_validate(policy)})
+    [shadow] = site.followed.read(deployment)
+    assert shadow.evidence is not None
+    assert (shadow.evidence >= 1) is is_too_much
+    assert shadow.noise == (None if again is None else float(again is DOG))
+    here = [Place("one", str(site.project.state / "nodes" / "one" / "records"))]
+    paired = read_pairs(here, Versions(MODEL, STABLE, SHADOW), BEGIN - 200, BEGIN - WAIT_S).paired
+    chosen = deployment.policy(MODEL)
+    limit = (chosen.shadow or ShadowStage()).max_disagreement
+    report = compare_pairs(paired, SummaryComparator(), limit, chosen.alpha)
+    assert (report.verdict is Verdict.TOO_MUCH) is is_too_much
 
 
 def test_records_are_not_read_again_at_each_scrape(site: Site) -> None:
@@ -125,4 +157,5 @@ def test_the_state_page_has_the_rates_by_model_and_version(site: Site) -> None:
     assert f"tsctl_shadow_disagreement_ratio{labels} 0.1" in page
     assert f"tsctl_shadow_noise_ratio{labels} 0.0" in page
     assert f"tsctl_shadow_paired_ratio{labels} 1.0" in page
+    assert f"tsctl_shadow_evidence_ratio{labels} " in page
     assert 'tsctl_exporter_error{part="shadows"} 0.0' in page

@@ -49,6 +49,15 @@ def test_the_counts_of_all_workers_and_the_size_of_all_files_are_added_up(metric
     )
 
 
+def test_a_record_without_its_input_is_written_and_a_second_answer_is_no_record(metrics: Path, tmp_path: Path) -> None:
+    counted(metrics, 1, written=10, input_failed=5, repeat_lost=3)
+    found = read_recorded(metrics, tmp_path / "records", 64 * MIB)
+    assert found == Recorded(15, {}, 0, 64 * MIB, without_input=5, repeats_lost=3)
+    assert records_line(found).startswith(
+        "records since the node's start: 15 written (5 without their input), 3 second answers lost;"
+    )
+
+
 def test_a_folder_that_cannot_be_read_is_said_and_hides_no_counts(metrics: Path, tmp_path: Path) -> None:
     counted(metrics, 1, unwritable=5)
     (metrics / "counter_2.db").write_bytes(b"\xff\x00\x00\x00\x00\x00\x00")

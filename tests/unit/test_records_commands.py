@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from handlers.record_files import CLOSED_SEGMENT, RECORDS, RecordFile, record_files
-from tsctl.cli.records import app
+from tsctl.cli.records import MOST_SHOWN, app
 from tsctl.errors import NodeError, SpecError, TsctlError
+from tsctl.records import labels
+from tsctl.records.database import stream
 
 DEPLOYMENT = """
 nodes:
@@ -86,7 +90,9 @@ def test_compact_and_purge_say_what_they_did(run: Callable[..., Result], tmp_pat
     assert run("compact").stdout == (
         "one: 1 segment into 1 file, 0 files expired\ntwo: 1 segment into 1 file, 0 files expired\n"
     )
-    assert run("purge", "--client", "two").stdout == "one: removed 0 records\ntwo: removed 1 records\n"
+    assert run("purge", "--client", "two").stdout == (
+        "one: nothing was recorded of client two\ntwo: removed 1 records\n"
+    )
     assert record_files(tmp_path / ".tsctl" / "nodes" / "two" / "records") == []
 
 
@@ -102,3 +108,66 @@ def test_an_export_names_its_rows(run: Callable[..., Result], tmp_path: Path) ->
     result = run("export", "--to", str(tmp_path / "rows.csv"), "--query", "SELECT request_id FROM records ORDER BY 1")
     assert result.stdout == f"3 rows in {tmp_path / 'rows.csv'}\n"
     assert (tmp_path / "rows.csv").read_text().split() == ["request_id", "a", "b", "c"]
+
+
+def test_an_export_has_labels_and_may_end_in_a_comment(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("request_id,label\na,cat\n")
+    labels.add(tmp_path / ".tsctl" / "labels", tmp_path / "l.csv")
+    sql = "SELECT r.request_id, l.label FROM records r JOIN labels l USING (request_id) WHERE l.label <> 'ü; -- none'"
+    for number, end in enumerate(("", " -- all", ";", "; -- üll;", " /* all */ ;\n", "\n--")):
+        to = tmp_path / f"rows{number}.csv"
+        result = run("export", "--to", str(to), "--query", sql + end)
+        assert result.exit_code == 0, result.output
+        assert to.read_text().split() == ["request_id,label", "a,cat"]
+
+
+CELLS = {
+    "[TIMESTAMP '2026-01-01 10:00:00']": ["2026-01-01 10:00:00"],
+    "{'at': DATE '2026-01-01', 'n': [1.50]}": {"at": "2026-01-01", "n": [1.5]},
+    "MAP {DATE '2026-01-01': 0.5}": {"2026-01-01": 0.5},
+    "0.5": 0.5,
+    "12345678901234567890.123": "12345678901234567890.123",
+    "'NaN'::DOUBLE": None,
+    "['Infinity'::DOUBLE, 1.0::DOUBLE]": [None, 1.0],
+    "'6BA7B810-9DAD-11D1-80B4-00C04FD430C8'::UUID": "6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+    "'a'::BLOB": "61",
+    "INTERVAL 1 DAY": "1 day, 0:00:00",
+    "170141183460469231731687303715884105727::HUGEINT": 170141183460469231731687303715884105727,
+    "NULL": None,
+}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_value_is_json(run: Callable[..., Result], cell: str) -> None:
+    result = run("query", f"SELECT {cell} AS x", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout, parse_constant=lambda name: pytest.fail(name)) == [{"x": CELLS[cell]}]
+    assert run("query", f"SELECT {cell} AS x").exit_code == 0
+
+
+def test_a_table_has_its_first_rows_and_json_has_all(run: Callable[..., Result]) -> None:
+    sql = "SELECT i FROM range(1500) t(i)"
+    table = run("query", sql)
+    assert len(table.stdout.splitlines()) == MOST_SHOWN + 1
+    assert f"{1500 - MOST_SHOWN} more rows not shown" in table.stderr
+    rows = documents(run("query", sql, "--json"))
+    assert rows == [{"i": number} for number in range(1500)]
+    assert run("query", "SELECT 1 AS i WHERE false", "--json").stdout == "[]\n"
+    assert run("query", "SELECT 1 AS i", "--json").stdout == json.dumps([{"i": 1}], indent=2) + "\n"
+
+
+def test_a_large_result_takes_little_memory(run: Callable[..., Result]) -> None:
+    sql = "SELECT i, repeat('x', 100) AS text FROM range(2000000) t(i)"
+    with stream([], sql) as (_, rows):
+        tracemalloc.start()
+        count = sum(1 for _ in rows)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert count == 2_000_000
+    assert most < 16 << 20
+
+
+def test_a_query_that_fails_after_its_first_rows_is_an_error(run: Callable[..., Result]) -> None:
+    sql = "SELECT CASE WHEN i < 1000000 THEN i ELSE error('late') END AS i FROM range(2000000) t(i)"
+    with pytest.raises(SpecError, match="late"), stream([], sql) as (_, rows):
+        list(islice(rows, 2_000_000))

@@ -82,7 +82,8 @@ def test_answers_agree_or_differ(
 @pytest.mark.parametrize(
     ("comparator", "stable"),
     [(Label(), {}), (Label(), 7.5), (TopK(), {"label": "7"}), (Number(), "7"), (Number(), True), (Vector(), SEVEN),
-     (Vector(field="label"), SEVEN), (Text(), SEVEN)],
+     (Vector(field="label"), SEVEN), (Text(), SEVEN), (TopK(4), SEVEN), (TopK(1, field=""), [0.5]),
+     (TopK(2, field=""), {"a": 0.9, "b": 0.1}), (TopK(3, field=""), [{"label": "a"}, {"label": "b"}])],
 )  # fmt: skip
 def test_the_wrong_comparator_says_what_it_needs(comparator: Comparator, stable: Any) -> None:
     with pytest.raises(NotComparable, match=r"stable's answer .* name (its|their) field|stable's answer"):
@@ -92,7 +93,7 @@ def test_the_wrong_comparator_says_what_it_needs(comparator: Comparator, stable:
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "json": st.recursive(st.none() | st.booleans() | st.floats(-1e9, 1e9) | st.text(), st.lists, max_leaves=8),
     "label": st.fixed_dictionaries({"label": st.text() | st.integers()}),
-    "top_k": st.fixed_dictionaries({"probabilities": st.lists(st.floats(0, 1), min_size=1)}),
+    "top_k": st.fixed_dictionaries({"probabilities": st.lists(st.floats(0, 1), min_size=6)}),
     "number": st.floats(-1e300, 1e300),
     "vector": st.lists(st.floats(-1e100, 1e100), min_size=1),
     "text": st.text(),

@@ -92,6 +92,40 @@ def test_without_a_noise_floor_nothing_is_decided(run: Callable[..., Result]) ->
     assert "the noise floor of 1.0 was not measured" in text.splitlines()[0]
 
 
+def test_features_that_are_not_looked_at_are_counted_and_those_of_most_requests_are(run: Callable[..., Result]) -> None:
+    """The shadow flips where `z` is small; of 200 features, `z` is one of those that every request has."""
+    made = []
+    for number in range(400):
+        size = float(number % 8)
+        rare = {f"f{each}": float(number) for each in range(199) if number % 2}
+        features = {"numbers": {"z": size, **rare}, "categories": {"place": "near"}}
+        made.append(Asked(f"id-{number}", CAT, DOG if size < 2 else CAT, CAT, number / 10_000, features))
+    found = json.loads(run(made, "--json").stdout)["slices"]
+    assert found["features_left_out"] == 200 - (500 - 2) // 4
+    assert [each["name"] for each in found["worst"]] == ["z below 1.75"]
+    assert "76 numeric features were not looked at, for want of room." in run(made).stdout
+
+
+def test_the_table_of_pairs_has_counts_and_a_share(run: Callable[..., Result]) -> None:
+    lines = run([*asked(97), Asked("no-shadow", CAT, None, CAT)]).stdout.splitlines()
+    assert lines[lines.index("Pairs:") + 1].split() == ["REASON", "ANSWERS", "SHARE"]
+    [paired] = [line.split() for line in lines if line.startswith("paired")]
+    assert paired == ["paired", "97", "98.98%"]
+
+
+def test_a_version_without_answers_is_no_report(run: Callable[..., Result]) -> None:
+    with pytest.raises(AnalysisError, match=r"answers of both 1\.0 and 9\.9 .*\(10 no shadow answer in time\)"):
+        run(asked(10), "--version", "9.9")
+
+
+def test_a_choice_of_all_classes_is_refused_and_a_smaller_one_compares(run: Callable[..., Result]) -> None:
+    stable, shadow = ({"scores": scores, "lists": ["p"]} for scores in ([0.1, 0.2, 0.7], [0.7, 0.2, 0.1]))
+    pairs = [Asked(f"id-{n}", {**stable, "answer_digest": "a"}, {**shadow, "answer_digest": "b"}) for n in range(9)]
+    with pytest.raises(SpecError, match="choose k of at most 2"):
+        run(pairs, "--compare", "top_k")
+    assert json.loads(run(pairs, "--compare", "top_k", "--k", "1", "--json").stdout)["differing"] == 9
+
+
 def test_lost_answers_are_counted_by_reason(run: Callable[..., Result]) -> None:
     lost = [
         Asked("no-shadow", CAT, None, CAT),
@@ -266,7 +300,10 @@ def test_texts_are_compared_by_what_they_are_about(run: Callable[..., Result], e
     [
         (["--embed", "encoder"], r"the store has 1\.0, 2\.0 of encoder.*"),
         (["--embed", "embeddings", "--compare", "text"], "--embed does not fit --compare text"),
-        (["--least", "0.5"], "--field and --least need --compare or --embed"),
+        (["--least", "0.5"], "--field, --least and --k need --compare or --embed"),
+        (["--compare", "label", "--least", "0.5"], "label does not take least; it takes field"),
+        (["--compare", "json", "--field", "a", "--k", "2"], "json does not take field, k; it takes no option"),
+        (["--compare", "top_k", "--least", "-1"], r"least \(-1\) of top_k is a share"),
     ],
 )
 def test_what_cannot_embed_is_refused(

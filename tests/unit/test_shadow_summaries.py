@@ -11,12 +11,13 @@ from handlers.contract import Tolerance
 from tsctl.shadow.comparators import NotComparable
 from tsctl.shadow.summaries import CompareOptions, Summary, SummaryComparator
 
-NUMBER = Summary(score=1.0, outputs={"price": 1.0}, answer_digest="a")
-SCORES = Summary(scores=[0.1, 0.7, 0.2], score=0.7, norm=0.735, answer_digest="a")
-TEXT = Summary(text_digest="t", answer_digest="a")
-VECTOR = Summary(norm=2.0, sketch=[1.0, 2.0, 3.0], answer_digest="a")
+NUMBER = Summary(score=1.0, outputs={"price": 1.0}, rest_digest="r", answer_digest="a")
+SCORES = Summary(scores=[0.1, 0.7, 0.2], score=0.7, norm=0.735, lists=["p"], rest_digest="r", answer_digest="a")
+TEXT = Summary(text_digest="t", rest_digest="r", answer_digest="a")
+VECTOR = Summary(norm=2.0, sketch=[1.0, 2.0, 3.0], lists=["v"], rest_digest="r", answer_digest="a")
 WHOLE = Summary(answer={"price": 1.0, "text": "hello", "top": [3, 2, 1]}, is_whole=True, answer_digest="a")
-LABELLED = Summary(label="cat", outputs={"score": 0.9}, answer_digest="a")
+LABELLED = Summary(label="cat", outputs={"score": 0.9}, rest_digest="r", answer_digest="a")
+OLD: dict[str, Any] = {"rest_digest": None}
 
 
 def other(summary: Summary, **changes: Any) -> Summary:
@@ -39,6 +40,11 @@ def other(summary: Summary, **changes: Any) -> Summary:
         (None, VECTOR, other(VECTOR, sketch=[3.0, 2.0, 1.0]), True),
         (None, VECTOR, other(VECTOR, norm=2.5), True),
         (None, VECTOR, other(VECTOR, sketch=None), True),
+        (None, NUMBER, other(NUMBER, rest_digest="s"), True),
+        (None, NUMBER, other(NUMBER, outputs={"price": 1.004}, rest_digest="s"), True),
+        (None, VECTOR, other(VECTOR, rest_digest="s"), True),
+        (None, VECTOR, other(VECTOR, lists=["w"], rest_digest="s"), True),
+        (None, replace(NUMBER, **OLD), other(NUMBER, outputs={"price": 1.02}, **OLD), True),
         (None, Summary(answer_digest="a"), Summary(answer_digest="b"), True),
         (None, Summary(answer_digest="a"), Summary(answer_digest="a"), False),
         (None, WHOLE, other(WHOLE, answer={**WHOLE.answer, "price": 1.001}), False),
@@ -46,6 +52,11 @@ def other(summary: Summary, **changes: Any) -> Summary:
         (CompareOptions("label"), LABELLED, other(LABELLED, label="dog"), True),
         (CompareOptions("top_k", k=2), SCORES, other(SCORES, scores=[0.15, 0.3, 0.55]), False),
         (CompareOptions("top_k", k=1), SCORES, other(SCORES, scores=[0.15, 0.3, 0.55]), True),
+        (CompareOptions("top_k", "p", k=1), SCORES, other(SCORES, scores=[0.15, 0.3, 0.55]), True),
+        (CompareOptions("top_k", "p", k=1), SCORES, other(SCORES, lists=["q"]), True),
+        (CompareOptions("vector", "v"), VECTOR, other(VECTOR, sketch=[3.0, 2.0, 1.0]), True),
+        (CompareOptions("vector", "v"), VECTOR, other(VECTOR, lists=["v", "w"]), True),
+        (CompareOptions("length", "price"), NUMBER, other(NUMBER, outputs={"price": 3.0}), True),
         (CompareOptions("number"), NUMBER, other(NUMBER, score=2.0), True),
         (CompareOptions("number", field="price"), NUMBER, other(NUMBER, outputs={"price": 1.0}), False),
         (CompareOptions("vector", least=0.5), VECTOR, other(VECTOR, sketch=[3.0, 2.0, 1.0]), False),
@@ -68,20 +79,33 @@ def test_answers_are_compared_by_their_records(
 
 
 @pytest.mark.parametrize(
-    ("options", "stable"),
+    ("options", "stable", "shadow", "message"),
     [
-        (CompareOptions("label"), NUMBER),
-        (CompareOptions("label", "kind"), LABELLED),
-        (CompareOptions("top_k"), NUMBER),
-        (CompareOptions("number"), TEXT),
-        (CompareOptions("vector"), NUMBER),
-        (CompareOptions("text"), NUMBER),
-        (CompareOptions("text", most=0.1), TEXT),
+        (CompareOptions("label"), NUMBER, {}, "classify"),
+        (CompareOptions("label", "kind"), LABELLED, {}, "answers: true"),
+        (CompareOptions("top_k"), NUMBER, {}, "answers: true"),
+        (CompareOptions("top_k"), SCORES, {}, "3 scores, and the best 5 are all of them: choose k of at most 2"),
+        (CompareOptions("top_k", "q", k=1), SCORES, {}, "are of p, and not of 'q' alone: .*answers: true"),
+        (CompareOptions("top_k", k=1), replace(SCORES, lists=["ids", "p"]), {}, r"several lists .*\(ids, p\)"),
+        (CompareOptions("number"), TEXT, {}, "answers: true"),
+        (CompareOptions("vector"), NUMBER, {}, "answers: true"),
+        (CompareOptions("vector", "no.such"), VECTOR, {}, "are of v, and not of 'no.such' alone: .*answers: true"),
+        (CompareOptions("vector", "v"), replace(VECTOR, lists=["ids", "v"]), {}, "are of ids, v"),
+        (CompareOptions("vector", "v"), replace(VECTOR, lists=None), {}, "do not say of which lists"),
+        (CompareOptions("length", "nosuch"), NUMBER, {}, "no number in 'nosuch'"),
+        (CompareOptions("text"), NUMBER, {}, "answers: true"),
+        (CompareOptions("text", most=0.1), TEXT, {}, "answers: true"),
+        (CompareOptions(), NUMBER, {"rest_digest": "s", "rest_has_fractions": True}, "nested ones: .*answers: true"),
+        (CompareOptions(), replace(NUMBER, rest_has_fractions=True), {"rest_digest": "s"}, "nested ones"),
+        (CompareOptions("json"), replace(NUMBER, **OLD), {}, "do not say whether beyond the tolerance"),
+        (CompareOptions(), NUMBER, OLD, "do not say whether beyond the tolerance"),
     ],
 )
-def test_what_the_records_lack_is_said(options: CompareOptions, stable: Summary) -> None:
-    with pytest.raises(NotComparable, match=r"answers|classify"):
-        SummaryComparator(options)(stable, other(stable))
+def test_what_the_records_lack_is_said(
+    options: CompareOptions, stable: Summary, shadow: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(NotComparable, match=message):
+        SummaryComparator(options)(stable, other(stable, **shadow))
 
 
 @pytest.mark.parametrize("summary", [NUMBER, SCORES, TEXT, VECTOR, WHOLE, LABELLED, Summary(answer_digest="abc")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tsctl.archive.build import build_versions, read_archive_folders
+from tsctl.archive.build import build_versions, read_archive_folders, select_versions
 from tsctl.archive.store import find_archive, list_archives, require_readable
 from tsctl.config.project import Project, find_project
 from tsctl.host.progress import Progress
@@ -17,14 +17,36 @@ def archive_of_name(project: Project, name: str, progress: Progress) -> Path:
         SpecError: it has no such version.
         ArchiveError: it cannot be built, or is not in the store.
     """
+    found = _stored_or_name(project, name)
+    if isinstance(found, Path):
+        return found
+    [made] = build_versions(project, [found], progress)
+    return made.archive.path
+
+
+def _stored_or_name(project: Project, name: str) -> Path | str:
+    """The archive in the store, or MODEL:VERSION of the one that an archive.yaml names."""
     model, _, version = name.partition(":")
     folders = read_archive_folders(project)
     stored = [archive.version for archive in list_archives(project) if archive.model == model]
     built = list(folders[model][1].versions) if model in folders else []
     if not built or (version in stored and version not in built):
         return find_archive(project, model, version or next(iter(stored), "1.0")).path
-    [made] = build_versions(project, [f"{model}:{version or built[0]}"], progress)
-    return made.archive.path
+    chosen = f"{model}:{version or built[0]}"
+    select_versions(project, [chosen])
+    return chosen
+
+
+def require_archive(name: str) -> None:
+    """Check that `file_of_name` finds this name, and build nothing.
+
+    Raises:
+        SpecError, ArchiveError: as of `file_of_name`.
+    """
+    if name.endswith(".mar"):
+        require_readable(Path(name))
+    else:
+        _stored_or_name(find_project(), name)
 
 
 def file_of_name(name: str, progress: Progress) -> Path:

@@ -201,9 +201,13 @@ def diff(
         str, typer.Option(metavar="PERCENT", help="Requests that NEW may answer differently, such as 0.5%.")
     ] = "0%",
     comparator: Annotated[
-        str | None, typer.Option(help="json, label, top_k, number, vector or text; by the first answer if left out.")
+        str | None,
+        typer.Option(
+            help="json, label, top_k, number, vector, text, tokens or length; by the first answer if left out."
+        ),
     ] = None,
     field: Annotated[str, typer.Option(help="Of the answer that is compared, with dots between.")] = "",
+    k: Annotated[int | None, typer.Option("--k", min=1, max=1000, help="Classes of top_k; 5 if left out.")] = None,
     most: Annotated[int, typer.Option(min=1, max=100_000, help="Requests; of more, every n-th is taken.")] = 2000,
     timeout: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds that one archive may take.")] = 600.0,
     trust_pickles: TrustPickles = False,
@@ -214,17 +218,19 @@ def diff(
 
     Both answer each request in the sandbox, alone and in batches. Beside it stands how often each differs from itself.
     """
-    from tsctl.archive.named import file_of_name
+    from tsctl.archive.named import file_of_name, require_archive
     from tsctl.compare.archives import DiffOptions, diff_archives
     from tsctl.config.weights import parse_share
     from tsctl.views.compare.diff import document, is_within, lines, write_diff
 
     limit, progress = parse_share(max_disagreement), Progress()
-    if comparator is None and field:
-        raise SpecError("--field needs a --comparator", "For example --comparator label --field class")
+    if comparator is None and (field or k):
+        raise SpecError("--field and --k need a --comparator", "For example --comparator label --field class")
     if traffic is not None and samples is not None:
         raise SpecError("--traffic and --samples both say what is sent", "Give one of the two.")
-    options = DiffOptions(traffic, most, comparator, field, trust_pickles, timeout, _trust_of, samples)
+    for name in (old, new):  # before the first one is built
+        require_archive(name)
+    options = DiffOptions(traffic, most, comparator, field, trust_pickles, timeout, _trust_of, samples, k)
     result = diff_archives(file_of_name(old, progress), file_of_name(new, progress), options, progress)
     if html is not None:
         write_diff(html, result, limit)

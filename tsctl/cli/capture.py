@@ -14,7 +14,7 @@ def capture(
     model: Model,
     minutes: Annotated[float, typer.Option(min=0.1, max=527_040, help="Requests of this last time are taken.")] = 10.0,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The file; in .tsctl/captures if left out.")
+        Path | None, typer.Option(metavar="FILE", help="A new file; in .tsctl/captures if left out.")
     ] = None,
     most: Annotated[
         int, typer.Option(min=1, max=100_000, help="Requests; of more, a random sample is taken.")
@@ -45,6 +45,8 @@ def capture(
 
     if name_mistake(model, "1.0"):
         raise SpecError(f"{model!r} is no name of a model")
+    if output is not None and output.exists():
+        raise SpecError(f"--output {output}: exists already", "Give another name, or delete it first.")
     now = datetime.now(UTC)
     path = output or find_project().state / "captures" / f"{model}-{now:%Y%m%dT%H%M%SZ}.jsonl"
     shares = {} if source else _recorded_shares(model)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import typer
@@ -16,10 +18,54 @@ _has_printed = False
 
 
 def print_json(value: Any) -> None:
-    """One JSON document, indented."""
+    """One JSON document, indented; a number that is not finite is null."""
     global _has_printed
-    typer.echo(json.dumps(value, indent=2, sort_keys=False))
+    typer.echo(_dumped(value))
     _has_printed = True
+
+
+def print_objects(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """The document that `print_json` prints of the rows as JSON objects, written as they come."""
+    global _has_printed
+    begin = "["
+    for row in rows:
+        document = _dumped(dict(zip(columns, row, strict=True))).replace("\n", "\n  ")
+        typer.echo(f"{begin}\n  {document}", nl=False)
+        begin, _has_printed = ",", True
+    typer.echo("[]" if begin == "[" else "\n]")
+    _has_printed = True
+
+
+def _dumped(value: Any) -> str:
+    try:
+        return json.dumps(value, indent=2, allow_nan=False)
+    except ValueError:  # JSON has no such number
+        return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def json_value(cell: Any) -> Any:
+    """A cell of DuckDB as a JSON value: times, identifiers and bytes as text, also in lists and objects.
+
+    A decimal is a number where a double holds it, digit by digit, and text elsewhere.
+    """
+    if isinstance(cell, bool | int | float | str | None):
+        return cell
+    if isinstance(cell, Mapping):
+        return {key if isinstance(key, str) else str(json_value(key)): json_value(each) for key, each in cell.items()}
+    if isinstance(cell, list | tuple):
+        return [json_value(each) for each in cell]
+    if isinstance(cell, Decimal):
+        number = float(cell)
+        return number if Decimal(repr(number)) == cell else str(cell)
+    return cell.hex() if isinstance(cell, bytes) else str(cell)
 
 
 def error_json(error: TsctlError) -> dict[str, Any]:

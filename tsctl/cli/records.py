@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,19 +12,22 @@ import typer
 
 from tsctl.cli.context import open_deployment
 from tsctl.cli.options import Every, Json, repeated
-from tsctl.cli.output import plural, print_done, print_json, print_rows
+from tsctl.cli.output import json_value, plural, print_done, print_json, print_objects, print_rows
 from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError, ConflictError, NodeError, SpecError
 from tsctl.host.remote import absolute
 from tsctl.nodes.engines import open_node, open_nodes
 from tsctl.records import compact as compacting
-from tsctl.records.database import Place, query
+from tsctl.records.database import Place, query, stream
 from tsctl.records.export import export as write_export
 from tsctl.records.labels import label_files
 from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.records.shared import SharedPlace
 
 app = typer.Typer(rich_markup_mode=None)
+
+#: Rows of a query that its table has: the widths of columns are known only of rows in memory.
+MOST_SHOWN = 1000
 
 Node = Annotated[str | None, typer.Option("--node", help="Node of deployment.yaml; all on this machine if left out.")]
 Source = Annotated[
@@ -77,7 +81,17 @@ def run_query(
 ) -> None:
     """Run one SELECT of DuckDB's SQL over all records."""
     folder = labels_folder(find_project())
-    _print(*query(places(node, source), sql, folders=[str(folder)], label_files=label_files(folder)), as_json)
+    read = stream(places(node, source), sql, folders=[str(folder)], label_files=label_files(folder))
+    with read as (columns, rows):
+        if as_json:
+            print_objects(columns, ([json_value(cell) for cell in row] for row in rows))
+        else:
+            _print(columns, list(islice(rows, MOST_SHOWN)), as_json)
+            if more := sum(1 for _ in rows):
+                typer.echo(
+                    f"{plural(more, 'more row')} not shown: see --json, 'tsctl records export --query', or LIMIT",
+                    err=True,
+                )
 
 
 @app.command()
@@ -89,7 +103,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write records to a file, or to a shared folder or object store."""
-    rows = write_export(places(node, source), sql, to)
+    rows = write_export(places(node, source), sql, to, labels_folder(find_project()))
     print_done({"rows": rows, "to": to}, [f"{plural(rows, 'row')} in {to}"], json)
 
 
@@ -161,7 +175,8 @@ def purge(
     def tell(place: str, address: str | None, counts: Mapping[str, int]) -> None:
         removed.append((place, address, counts))
         if not json:
-            typer.echo(f"{place}{f' at {address}' if address else ''}: removed {_counts(counts)}")
+            where, done = f"{place}{f' at {address}' if address else ''}", _counts(counts)
+            typer.echo(f"{where}: removed {done}" if done else f"{where}: nothing was recorded of client {client}")
 
     for place in own_places(node):
         typer.echo(f"{place.name}: waiting until open segments are closed", err=True)
@@ -218,10 +233,8 @@ def own_places(node: str | None) -> list[Place]:
 
 
 def _counts(removed: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in removed.items()) or "nothing recorded"
+    return ", ".join(f"{count} {kind}" for kind, count in removed.items() if count)
 
 
 def _print(columns: list[str], rows: list[tuple[Any, ...]], as_json: bool) -> None:
-    plain = (int, float, str, bool, list, dict, type(None))
-    shown = [[cell if isinstance(cell, plain) else str(cell) for cell in row] for row in rows]
-    print_rows(columns, shown, as_json)
+    print_rows(columns, [[json_value(cell) for cell in row] for row in rows], as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from tsctl.shadow.summaries import CompareOptions
 
 app = typer.Typer(rich_markup_mode=None)
-
-#: Where neither a command nor the policy says it.
-MAX_DISAGREEMENT = 0.005
 
 
 @app.command("set")
@@ -71,7 +68,8 @@ def report(
         str | None,
         typer.Option(
             "--compare",
-            help="label, top_k, number, vector, text, tokens, length, json or embedding; the archive's if left out.",
+            help="label, top_k, number, vector, text, tokens, length, json, embedding or handler; the archive's if left"
+            " out.",
         ),
     ] = None,
     field: Annotated[str | None, typer.Option("--field", help="Place of the value, with --compare or --embed.")] = None,
@@ -86,6 +84,7 @@ def report(
     least: Annotated[
         float | None, typer.Option("--least", min=-1, max=1, help="Share or cosine from which answers agree.")
     ] = None,
+    k: Annotated[int | None, typer.Option("--k", min=1, max=1000, help="Classes of top_k; 5 if left out.")] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report with plots.")] = None,
     node: Node = None,
     source: Source = None,
@@ -100,6 +99,7 @@ def report(
     from tsctl.archive.comparator import comparator_in_store
     from tsctl.cli.output import print_json
     from tsctl.cli.records import places
+    from tsctl.config.policy import ShadowStage
     from tsctl.records.labels import truth
     from tsctl.records.pairs import WAIT_S, Versions, read_pairs, versions_compared
     from tsctl.shadow.comparators import NotComparable
@@ -107,10 +107,10 @@ def report(
     from tsctl.views.rollout.wording import when
     from tsctl.views.shadow.report import document, lines, render_report, write_report
 
-    options = _compare_options(by, field, embed, least)
+    options = _compare_options(by, field, embed, least, k)
     project, deployment = open_deployment()
     policy, target = deployment.policy(model), deployment.models.get(model)
-    limit = max_disagreement or (policy.shadow.max_disagreement if policy.shadow else MAX_DISAGREEMENT)
+    limit = max_disagreement or (policy.shadow or ShadowStage()).max_disagreement
     read_from = places(node, source)
     until = time.time() - WAIT_S
     since = until - 3600 * hours
@@ -136,6 +136,13 @@ def report(
         typer.echo(
             f"only the records until {when(reading.until_s)} were read: there are too many; see --hours", err=True
         )
+    if not reading.paired.requests:
+        lost = [f"{count:,} {reason}" for reason, count in reading.paired.unpaired.items() if count]
+        raise AnalysisError(
+            f"no request of the last {hours:g} h has answers of both {stable} and {shadow} in the records of {model}"
+            + (f" ({', '.join(lost)})" if lost else ""),
+            f"See which versions there are: tsctl records stats {model}",
+        )
     if comparator.asks:
         comparator = Asker(project).ready(comparator, reading.paired.compared, "Give a shorter time with --hours.")
     try:
@@ -153,22 +160,27 @@ def report(
 
 
 def _compare_options(
-    by: str | None, field: str | None, embed: str | None, least: float | None
+    by: str | None, field: str | None, embed: str | None, least: float | None, k: int | None
 ) -> CompareOptions | None:
     """What the options of a command say; None: they leave it to the archive.
 
     Raises:
         SpecError: they do not fit together.
     """
+    from tsctl.config.archive import compare_mistake
     from tsctl.shadow.summaries import COMPARED_BY, EMBEDDING, CompareOptions
 
     if by is not None and by not in COMPARED_BY:
         raise SpecError(f"--compare {by}: must be one of {', '.join(COMPARED_BY)}")
     if embed is not None and by not in (None, EMBEDDING):
         raise SpecError(f"--embed does not fit --compare {by}", "Leave one of them out.")
+    given: dict[str, Any] = {"field": field, "least": least, "k": k, "model": embed}
+    given = {name: value for name, value in given.items() if value is not None}
     if embed is None and by is None:
-        if field is not None or least is not None:
-            raise SpecError("--field and --least need --compare or --embed", "Name the comparator as well.")
+        if given:
+            raise SpecError("--field, --least and --k need --compare or --embed", "Name the comparator as well.")
         return None
-    model = {} if embed is None else {"model": embed}
-    return CompareOptions(by=by or EMBEDDING, field=field, least=least, **model)  # type: ignore[arg-type]
+    chosen = by or EMBEDDING
+    if mistake := compare_mistake(chosen, given):
+        raise SpecError(mistake, "Leave out what it does not take.")
+    return CompareOptions(by=chosen, **given)  # type: ignore[arg-type]

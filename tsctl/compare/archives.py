@@ -34,7 +34,7 @@ class DiffOptions:
         traffic: a file of requests; None: the samples of both archives.
         samples: a folder of requests in place of them.
         most: requests; of more, every n-th is taken.
-        comparator, field: as in `named_comparator`; None: by the form of the first answer.
+        comparator, field, k: as in `named_comparator`; None: by the form of the first answer.
         timeout_s: for all answers of one archive.
         trust_of: the pickles that are trusted, by the model's name.
     """
@@ -47,6 +47,7 @@ class DiffOptions:
     timeout_s: float = 2 * TIMEOUT_S
     trust_of: Callable[[str], Trust] = Trust
     samples: Path | None = None
+    k: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def diff_archives(old: Path, new: Path, options: DiffOptions, progress: Progress
         AnalysisError: the old one refused all requests.
     """
     if options.comparator is not None:
-        named_comparator(options.comparator, options.field, Tolerance())  # a mistake is found before anything runs
+        # a mistake is found before anything runs
+        named_comparator(options.comparator, options.field, options.k, Tolerance())
     if reason := why_open():
         progress.line(f"the archives run with your rights and not in a sandbox: {reason}")
     with ExitStack() as opened:
@@ -97,7 +99,7 @@ def diff_archives(old: Path, new: Path, options: DiffOptions, progress: Progress
         batches = [[items[place] for place in batch] for batch in batches_of(len(items), size)]
         diff = Diff(of_old.tolerance)
         if options.comparator is not None:
-            diff.comparator = named_comparator(options.comparator, options.field, of_old.tolerance)
+            diff.comparator = named_comparator(options.comparator, options.field, options.k, of_old.tolerance)
         answers = []
         for folder, facts in ((old_folder, of_old), (new_folder, of_new)):
             with progress.step(f"{len(items)} requests to {' '.join(facts.names)}"):

@@ -180,7 +180,7 @@ class Diff:
             # without a comparator no answer was a prediction yet, and statuses decide
             comparison = compare(first, second, self.comparator or Json(self.tolerance))
         except NotComparable as error:
-            raise SpecError(f"{first.request_id}: {error}", "Name another one with --comparator and --field.") from None
+            raise SpecError(f"{first.request_id}: {error}", "Choose with --comparator, --field and --k.") from None
         self.rates[kind].add(comparison.differs)
         return comparison
 
@@ -240,11 +240,14 @@ def require_answered(diff: Diff, name: str) -> None:
         )
 
 
-def named_comparator(name: str, field_name: str, tolerance: Tolerance) -> Comparator:
+def named_comparator(name: str, field_name: str, k: int | None, tolerance: Tolerance) -> Comparator:
     """The comparator of this name.
 
+    Args:
+        field_name: empty: the comparator's own; k: of `top_k`, None: its own.
+
     Raises:
-        SpecError: there is none, or it looks at no single field.
+        SpecError: there is none, or it looks at no single field, or at no number of classes.
     """
     if name not in COMPARATORS:
         raise SpecError(f"--comparator {name}: there is none", f"There are {', '.join(COMPARATORS)}.")
@@ -252,9 +255,12 @@ def named_comparator(name: str, field_name: str, tolerance: Tolerance) -> Compar
     fields = kind.__dataclass_fields__  # type: ignore[attr-defined]  # each is a dataclass
     if field_name and "field" not in fields:
         raise SpecError(f"--comparator {name} compares whole answers", "Leave out --field.")
+    if k is not None and "k" not in fields:
+        raise SpecError(f"--comparator {name} looks at no number of classes", "Leave out --k.")
     options: Mapping[str, Any] = {
         **({"tolerance": tolerance} if "tolerance" in fields else {}),
         **({"field": field_name} if field_name else {}),
+        **({"k": k} if k is not None else {}),
     }
     comparator: Comparator = kind(**options)
     return comparator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -126,6 +127,33 @@ class Records(SpecModel):
     repeats: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
+#: What each comparator takes beside its name; docs/shadow.md says what it means.
+COMPARE_OPTIONS: Mapping[str, frozenset[str]] = {
+    "label": frozenset({"field"}),
+    "top_k": frozenset({"field", "k", "least"}),
+    "number": frozenset({"field"}),
+    "vector": frozenset({"field", "least"}),
+    "text": frozenset({"field", "most"}),
+    "json": frozenset(),
+    "tokens": frozenset({"least"}),
+    "length": frozenset({"field", "most"}),
+    "embedding": frozenset({"field", "least", "model"}),
+    "handler": frozenset({"most"}),
+}
+
+
+def compare_mistake(by: str, given: Mapping[str, object]) -> str:
+    """Why these options, by name, do not fit the comparator; empty where they do."""
+    ignored = [name for name in given if name not in COMPARE_OPTIONS[by]]
+    if ignored:
+        takes = ", ".join(sorted(COMPARE_OPTIONS[by])) or "no option"
+        return f"{by} does not take {', '.join(ignored)}; it takes {takes}"
+    least = given.get("least")
+    if by in ("top_k", "tokens") and isinstance(least, int | float) and not 0 < least <= 1:
+        return f"least ({least:g}) of {by} is a share, and must be above 0 and at most 1"
+    return ""
+
+
 class Compare(SpecModel):
     """How answers of two versions are compared; see docs/shadow.md."""
 
@@ -137,6 +165,14 @@ class Compare(SpecModel):
     #: Share of a text that may be edited, or by which a length differs; of handler, the distance that agrees.
     most: Annotated[float, Field(ge=0)] = 0.0
     model: Annotated[str, Field(min_length=1)] = "embeddings"  # of embedding: an archive in the store, or MODEL:VERSION
+
+    @model_validator(mode="after")
+    def _check_options(self) -> Compare:
+        fields = type(self).model_fields
+        given = {name: value for name, value in self if name != "by" and value != fields[name].default}
+        if mistake := compare_mistake(self.by, given):
+            raise ValueError(mistake)
+        return self
 
     @model_validator(mode="after")
     def _check_most(self) -> Compare:

@@ -30,13 +30,14 @@ Values = dict[str, float | str]
 def values_of(record: Mapping[str, Any]) -> Values:
     """The features of a record, as its line or a row has it; a feature without a value is left out.
 
-    Several outputs are a feature each; the only one is the score already. The norm says nothing that `scores` does not.
+    Outputs are a feature each, unless the only one is the score already. The norm says nothing that `scores` does not.
     """
     numbers, categories = record.get("numbers") or {}, record.get("categories") or {}
     found: Values = {f"{INPUT}{name}": value for name, value in {**categories, **numbers}.items() if value is not None}
     outputs, scores = record.get("outputs") or {}, record.get("scores")
     parts = {name: record.get(name) for name in NUMBERS if name != "norm" or scores is None}
-    parts |= {f"{OUTPUTS}{name}": value for name, value in outputs.items()} if len(outputs) > 1 else {}
+    has_more = len(outputs) > 1 or parts["score"] is None
+    parts |= {f"{OUTPUTS}{name}": value for name, value in outputs.items()} if has_more else {}
     parts |= {f"{SKETCH}{place}": value for place, value in enumerate(record.get("sketch") or ())}
     found |= {f"{PREDICTION}{name}": rounded(float(value)) for name, value in parts.items() if value is not None}
     if record.get("label") is not None:

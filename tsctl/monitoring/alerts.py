@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from handlers.contract import (
     CACHE_ITEMS,
+    DROPPED_RECORDS,
     FINISHED_ANSWERS,
     KV_CACHE_USAGE,
     RECORDED_ITEMS,
+    REPEAT_LOST,
     SHARED_CACHE_EXCHANGES,
     WORKER_STARTS,
 )
@@ -32,7 +34,7 @@ class Alert:
         severity: page or ticket.
         when: it fires, for docs/monitoring.md.
         summary: a template of Prometheus, one line.
-        command: that shows more; a template as well.
+        command: that shows more; a template as well, and of CERTIFICATE.
     """
 
     name: str
@@ -47,6 +49,9 @@ class Alert:
 _MODEL, _VERSION = "{{ $labels.model }}", "{{ $labels.model }} {{ $labels.version }}"
 _ON_NODE = f"{_VERSION} on node {{{{ $labels.node }}}}"
 _SHARE = "{{ $value | humanizePercentage }}"
+#: The command of an alert is repeated for each certificate of deployment.yaml, whose file takes this place.
+CERTIFICATE = "CERTIFICATE"
+_EXPIRES = f"openssl x509 -enddate -noout -in {CERTIFICATE}"
 
 OBJECTIVES = (
     Alert(
@@ -215,8 +220,8 @@ ANSWERS = (
     ),
     Alert(
         "RecordsDropped",
-        f'sum by ({_OF_NODE}) (rate({RECORDED_ITEMS}{{outcome!="written"}}[15m]))'
-        f" / sum by ({_OF_NODE}) (rate({RECORDED_ITEMS}[15m])) > 0.01",
+        f'sum by ({_OF_NODE}) (rate({RECORDED_ITEMS}{{outcome=~"{"|".join(DROPPED_RECORDS)}"}}[15m]))'
+        f' / sum by ({_OF_NODE}) (rate({RECORDED_ITEMS}{{outcome!="{REPEAT_LOST}"}}[15m])) > 0.01',
         4, "ticket",
         "more than 1 % of the prediction records of fifteen minutes were dropped, for a minute",
         f"{_SHARE} of the records of {_ON_NODE} are dropped",
@@ -236,11 +241,11 @@ ANSWERS = (
     ),
     Alert(
         "ShadowDisagrees",
-        "(tsctl_shadow_disagreement_ratio - (tsctl_shadow_noise_ratio or 0 * tsctl_shadow_disagreement_ratio)) > 0.02"
-        " and tsctl_shadow_pairs_total >= 100",
+        "tsctl_shadow_disagreement_ratio and on (instance, model, version) tsctl_shadow_evidence_ratio >= 1",
         4, "ticket",
-        "a shadow's answers of an hour differ from stable's 2 % more often than stable's own second answers do",
-        f"{_SHARE} of the answers of shadow {_VERSION} differ, beyond stable's own noise",
+        "by the pairs of an hour, a shadow surely disagrees more than `max_disagreement` above the noise floor",
+        f"{_SHARE} of the answers of shadow {_VERSION} differ from stable's, more than its policy allows above the"
+        " noise floor",
         f"tsctl shadow report {_MODEL}",
     ),
 )  # fmt: skip
@@ -284,13 +289,13 @@ EXPIRY = (
         "CertificateExpires", "envoy_server_days_until_first_cert_expiring < 3", 0, "page",
         "the gateway's certificate expires within three days",
         "the gateway's certificate expires in {{ $value }} days",
-        "openssl x509 -enddate -noout -in CERTIFICATE",
+        _EXPIRES,
     ),
     Alert(
         "CertificateExpiresSoon", "(envoy_server_days_until_first_cert_expiring < 21) >= 3", 0, "ticket",
         "it expires within three weeks, and not within three days",
         "the gateway's certificate expires in {{ $value }} days",
-        "openssl x509 -enddate -noout -in CERTIFICATE",
+        _EXPIRES,
     ),
 )  # fmt: skip
 

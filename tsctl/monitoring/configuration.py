@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import shlex
+from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit
 
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.monitoring import MonitoringSpec
 from tsctl.host.files import Json
-from tsctl.monitoring.alerts import GATEWAY_JOB, GROUPS, STATE_JOB, WORKERS_JOB, Alert
+from tsctl.monitoring.alerts import CERTIFICATE, GATEWAY_JOB, GROUPS, STATE_JOB, WORKERS_JOB, Alert
 from tsctl.monitoring.exporter import METRICS_PATH, STATE_PATH
 from tsctl.monitoring.objectives import objective_rules
 
@@ -16,6 +17,7 @@ RULES_FILE = "rules.yml"
 #: Envoy has a hundred more series for each version, of which nothing here is made.
 KEPT_OF_ENVOY = "envoy_(tsctl|server|cluster_manager|http_rds|http_rq|http_adaptive_concurrency|filesystem)_.+"
 MOST_TIMEOUT_S = 10
+_GATEWAY = "tsctl gateway status"
 RECEIVER, NOBODY = "webhook", "nobody"
 
 
@@ -55,8 +57,9 @@ def rules_document(deployment: DeploymentSpec) -> Json:
     scrape_s = deployment.monitoring.scrape_s
     records = objective_rules(deployment) if deployment.gateway is not None else []
     groups = [{"name": "tsctl-records", "rules": records}] if records else []
+    certificates = _certificates(deployment)
     for name, alerts in GROUPS.items():
-        groups.append({"name": f"tsctl-{name}", "rules": [_alert(alert, scrape_s) for alert in alerts]})
+        groups.append({"name": f"tsctl-{name}", "rules": [_alert(alert, scrape_s, certificates) for alert in alerts]})
     return {"groups": groups}
 
 
@@ -93,13 +96,27 @@ def _place(address: str) -> str:
     return urlsplit(address).netloc
 
 
-def _alert(alert: Alert, scrape_s: int) -> Json:
+def _certificates(deployment: DeploymentSpec) -> list[str]:
+    """The files with certificates of the gateway or gateways, as deployment.yaml names them."""
+    tls = [place.tls for place in deployment.gateways.values()]
+    tls += [deployment.gateway.tls] if deployment.gateway else []
+    return [files.certificate for files in tls if files is not None]
+
+
+def _command(alert: Alert, certificates: Sequence[str]) -> str:
+    if CERTIFICATE not in alert.command:
+        return alert.command
+    # without TLS, the alert cannot fire
+    return "; ".join(alert.command.replace(CERTIFICATE, shlex.quote(file)) for file in certificates) or _GATEWAY
+
+
+def _alert(alert: Alert, scrape_s: int, certificates: Sequence[str]) -> Json:
     return {
         "alert": alert.name,
         "expr": alert.expression,
         **({"for": f"{alert.scrapes * scrape_s}s"} if alert.scrapes else {}),
         "labels": {"severity": alert.severity},
-        "annotations": {"summary": alert.summary, "command": alert.command},
+        "annotations": {"summary": alert.summary, "command": _command(alert, certificates)},
     }
 
 

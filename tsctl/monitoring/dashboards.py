@@ -297,7 +297,8 @@ ANSWERS = (
         "Records by outcome",
         "short",
         _one(_sum("version, outcome", RECORDED_ITEMS, _OF_MODEL), "{{version}} {{outcome}}"),
-        description="All but written are dropped.",
+        description="Records with the outcome input-failed are written without their input; repeat-lost counts second"
+        " answers; all others but written are dropped.",
         width=12,
     ),
     Panel("Files of records", "bytes", _one("tsctl_records_bytes", "{{node}}"), width=12),

@@ -25,11 +25,13 @@ from tsctl.host.files import make_folder, write_secret
 from tsctl.host.locks import exclusive
 from tsctl.records.database import LATE_S, Place
 from tsctl.records.drift import count_parts, first_record_s, recorded_versions, unknown_features
+from tsctl.records.pairs import WAIT_S
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which all records of a time are written; those of other machines come with their segments.
-SETTLED_S = 2.0
+#: Seconds after which all records of a time are written: the thread that writes them has stable answer again for some
+#: seconds meanwhile, where a shadow gets copies. Those of other machines come with their segments.
+SETTLED_S = WAIT_S
 #: A watch that begins takes the records of so many seconds before.
 FIRST_S = 86_400.0
 #: Items are read into the watch by parts of this length, and of longer ones where there are more than MOST_PARTS.

@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from handlers.contract import RECORD_OUTCOMES, RECORDED_ITEMS
+from handlers.contract import DROPPED_RECORDS, INPUT_FAILED, RECORDED_ITEMS, REPEAT_LOST, WRITTEN
 from handlers.record_files import record_files
 from tsctl.monitoring.worker_files import counts_by_outcome
-
-WRITTEN, *DROPPED = RECORD_OUTCOMES
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,9 @@ class Recorded:
     """The records of one node.
 
     Args:
-        written: items; `dropped`: by the reason.
+        written: items, also those without their input; `dropped`: by the reason.
+        without_input: of the written ones, whose inputs could not be kept.
+        repeats_lost: stable's second answers that could not be written.
         bytes: of the files of records, however old.
         most_bytes: that they may have.
         problem: why counts or files cannot be read; empty where they can.
@@ -33,6 +33,8 @@ class Recorded:
     bytes: int = 0
     most_bytes: int = 0
     problem: str = ""
+    without_input: int = 0
+    repeats_lost: int = 0
 
 
 def read_recorded(metrics: Path, records: Path, most_bytes: int) -> Recorded | None:
@@ -52,8 +54,11 @@ def read_recorded(metrics: Path, records: Path, most_bytes: int) -> Recorded | N
         problems.append(f"{records} cannot be read: {error.strerror}")
     if not (any(counts.values()) or size or problems):  # a worker that records nothing has counts of 0
         return None
-    dropped = {outcome: counts[outcome] for outcome in DROPPED if counts.get(outcome)}
-    return Recorded(counts.get(WRITTEN, 0), dropped, size, most_bytes, "; ".join(problems))
+    dropped = {outcome: counts[outcome] for outcome in DROPPED_RECORDS if counts.get(outcome)}
+    without_input = counts.get(INPUT_FAILED, 0)
+    written = counts.get(WRITTEN, 0) + without_input
+    lost = counts.get(REPEAT_LOST, 0)
+    return Recorded(written, dropped, size, most_bytes, "; ".join(problems), without_input, lost)
 
 
 def _size(path: Path) -> int:

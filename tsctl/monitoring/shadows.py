@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,14 +11,15 @@ from dataclasses import dataclass, field
 from tsctl.archive.asked import Asker
 from tsctl.archive.comparator import comparator_in_store
 from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.policy import RolloutPolicy, ShadowStage
 from tsctl.config.project import Project
 from tsctl.gateway.state import open_gateway, traffic_in_force
 from tsctl.nodes.engines import open_nodes
 from tsctl.records.pairs import WAIT_S, Versions, read_pairs
 from tsctl.records.places import places_of
-from tsctl.shadow.disagreement import Disagreement, Repeat, observe
-from tsctl.shadow.pairing import paired_share
-from tsctl.shadow.report import Paired
+from tsctl.rollout.decide.shadow import PairCounts, added, counts_of, unpaired_after
+from tsctl.shadow.disagreement import Disagreement, observe
+from tsctl.shadow.report import Paired, measured_floors
 from tsctl.shadow.summaries import SummaryComparator
 
 #: The rates are those of so many seconds; records are read again after so many.
@@ -26,21 +28,27 @@ WINDOW_S, READ_S = 3600.0, 15.0
 EMBED_READ_S = 60.0
 
 
+#: Evidence of more is cut off here.
+MOST_EVIDENCE = 1000.0
+
+
 @dataclass(frozen=True)
 class Part:
     """The pairs of one reading."""
 
     until_s: float
-    pairs: int
-    differing: int
-    repeats: int  # second answers of stable
-    repeats_differing: int
-    copied: int  # requests with a pair, or with an answer that was lost
+    counts: PairCounts
 
 
 @dataclass(frozen=True)
 class FollowedShadow:
-    """One shadow as it is now; a rate is None where nothing was compared in the last WINDOW_S."""
+    """One shadow as it is now; a rate is None where nothing was compared in the last WINDOW_S.
+
+    Args:
+        noise: the larger noise floor; None where none was measured.
+        evidence: e-value against "it disagrees at most `max_disagreement` above the noise floor", by 1 / alpha: at 1
+            the verdict on these pairs is "too much"; MOST_EVIDENCE at most.
+    """
 
     model: str
     version: str
@@ -48,6 +56,7 @@ class FollowedShadow:
     disagreement: float | None
     noise: float | None
     paired: float | None
+    evidence: float | None
 
 
 @dataclass
@@ -58,24 +67,28 @@ class _Shadow:
     parts: deque[Part] = field(default_factory=deque)
 
     def add(self, part: Part) -> None:
-        self.until_s, self.pairs = part.until_s, self.pairs + part.pairs
+        self.until_s, self.pairs = part.until_s, self.pairs + part.counts.pairs
         self.parts.append(part)
         while self.parts[0].until_s < part.until_s - WINDOW_S:
             self.parts.popleft()
 
-    @property
-    def now(self) -> FollowedShadow:
-        def share(count: Callable[[Part], int], of: Callable[[Part], int]) -> float | None:
-            total = sum(map(of, self.parts))
-            return sum(map(count, self.parts)) / total if total else None
-
+    def now(self, policy: RolloutPolicy) -> FollowedShadow:
+        """What the parts say, by the limit and the alpha of this policy."""
+        evidence, unpaired = Disagreement(), dict[str, int]()
+        for part in self.parts:
+            evidence = added(evidence, part.counts)
+            unpaired = unpaired_after(unpaired, part.counts)
+        measured = measured_floors(evidence)
+        floors = [measured.repeats_differing[kind] / p.pairs for kind, p in measured.floors.items() if p.pairs]
+        log_e = measured.log_e_above((policy.shadow or ShadowStage()).max_disagreement)
         return FollowedShadow(
             self.versions.model,
             self.versions.shadow,
             self.pairs,
-            share(lambda part: part.differing, lambda part: part.pairs),
-            share(lambda part: part.repeats_differing, lambda part: part.repeats),
-            share(lambda part: part.pairs, lambda part: part.copied),
+            evidence.differing / evidence.pairs if evidence.pairs else None,
+            max(floors, default=None),
+            PairCounts(evidence.pairs, unpaired=unpaired).paired_share,
+            min(MOST_EVIDENCE, math.exp(min(log_e, 700.0)) * policy.alpha) if evidence.pairs else None,
         )
 
 
@@ -110,7 +123,7 @@ class FollowedShadows:
                 shadow = self._shadows[name] = _Shadow(versions, until_s - WINDOW_S)
             if until_s - shadow.until_s >= READ_S:
                 self._read(shadow, deployment, until_s)
-            yield shadow.now
+            yield shadow.now(deployment.policy(name))
 
     def _read(self, shadow: _Shadow, deployment: DeploymentSpec, until_s: float) -> None:
         """Add the pairs until then; where a model embeds texts, of the last EMBED_READ_S, and at most as often."""
@@ -122,6 +135,7 @@ class FollowedShadows:
             if until_s - since_s < EMBED_READ_S:
                 return
             since_s = until_s - EMBED_READ_S
+        # a shared place has records only after a push, when this period was read long ago
         places = places_of(open_nodes(self._project, deployment), None)
         reading = read_pairs(places, versions, since_s, until_s)
         comparator = self._asker.ready(comparator, reading.paired.compared)
@@ -137,8 +151,4 @@ def part_of(paired: Paired, comparator: SummaryComparator, until_s: float) -> Pa
     evidence = Disagreement()
     for request in paired.requests:
         evidence, _ = observe(evidence, request.pair, request.repeats, comparator)
-    share = paired_share(evidence.pairs, paired.unpaired)
-    copied = round(evidence.pairs / share) if share else sum(paired.unpaired.values())
-    repeats = sum(int(evidence.floors[kind].pairs) for kind in Repeat)
-    noisy = sum(evidence.repeats_differing.values())
-    return Part(until_s, evidence.pairs, evidence.differing, repeats, noisy, copied)
+    return Part(until_s, counts_of(evidence, paired.unpaired))

@@ -73,6 +73,7 @@ STATE = {
     "tsctl_shadow_pairs_total": Description("Requests that stable and the shadow both answered.", _OF_VERSION),
     "tsctl_shadow_disagreement_ratio": Description("Share of the last hour's pairs that differ.", _OF_VERSION),
     "tsctl_shadow_noise_ratio": Description("Share of stable's second answers that differ, likewise.", _OF_VERSION),
+    "tsctl_shadow_evidence_ratio": Description("E-value by 1 / alpha: at 1 it disagrees too much.", _OF_VERSION),
     "tsctl_shadow_paired_ratio": Description("Share of the copied requests that have a pair, likewise.", _OF_VERSION),
     "tsctl_drift_items": Description("Recorded answers of the last 24 h.", _OF_VERSION),
     "tsctl_drift_psi": Description(
@@ -184,7 +185,8 @@ class MachineState(Collector):
         for shadow in self._shadows.read(self._deployment):
             version = (shadow.model, shadow.version)
             yield Value("shadow_pairs_total", shadow.pairs, version)
-            rates = {"disagreement": shadow.disagreement, "noise": shadow.noise, "paired": shadow.paired}
+            rates = {"disagreement": shadow.disagreement, "noise": shadow.noise, "paired": shadow.paired,
+                     "evidence": shadow.evidence}  # fmt: skip
             for name, rate in rates.items():
                 if rate is not None:
                     yield Value(f"shadow_{name}_ratio", rate, version)

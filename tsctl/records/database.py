@@ -6,7 +6,7 @@ Invariant: a query sees whole records only, each once, and takes no more than ME
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ _IDENTITY = {
 _ANSWER = {
     "label": "VARCHAR", "score": "DOUBLE", "scores": "DOUBLE[]", "outputs": "MAP(VARCHAR, DOUBLE)",
     "norm": "DOUBLE", "sketch": "DOUBLE[]", "text_length": "BIGINT", "text_digest": "VARCHAR",
+    "lists": "VARCHAR[]", "rest_digest": "VARCHAR", "rest_has_fractions": "BOOLEAN",
     "answer_digest": "VARCHAR", "answer": "VARCHAR",
 }  # fmt: skip
 #: Columns of each table beside `time`, as docs/records.md has them.
@@ -46,6 +47,8 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
 MEMORY = "320MiB"
 #: Seconds for which a segment may be open longer than it should, and clocks may disagree.
 LATE_S = 120.0
+#: Rows that are taken from DuckDB at a time.
+_CHUNK = 2048
 #: How often a query begins again because a worker or `compact` removed a file meanwhile.
 ATTEMPTS = 5
 
@@ -199,24 +202,62 @@ def query(
         SpecError: it is no single SELECT, or DuckDB does not understand it.
         AnalysisError: it needs more memory than MEMORY, or files cannot be read.
     """
+    with stream(places, sql, parameters, folders, label_files, since_s) as (columns, rows):
+        return columns, list(rows)
+
+
+@contextmanager
+def stream(
+    places: Sequence[Place],
+    sql: str,
+    parameters: Sequence[Any] | Mapping[str, Any] = (),
+    folders: Sequence[str] = (),
+    label_files: Sequence[str] = (),
+    since_s: float | None = None,
+) -> Iterator[tuple[list[str], Iterator[tuple[Any, ...]]]]:
+    """Column names, and the rows as they come, so that a large result takes no more memory than a small one.
+
+    Args, and what is raised, also while rows are read: as of `query`.
+    """
     duckdb = require("duckdb")
     require_select(sql)
-    for attempt in range(ATTEMPTS):
-        try:
-            with open_records(places, *folders, label_files=label_files, since_s=since_s) as connection:
-                given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
+    given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
+    with ExitStack() as opened:
+        for attempt in range(ATTEMPTS):
+            try:
+                connection = opened.enter_context(
+                    open_records(places, *folders, label_files=label_files, since_s=since_s)
+                )
                 result = connection.execute(sql, given)
-                return [column[0] for column in result.description or ()], result.fetchall()
-        except duckdb.OutOfMemoryException:
-            raise AnalysisError(
-                f"the query needs more than {MEMORY} of memory", "Aggregate more, or choose a shorter time."
-            ) from None
-        except duckdb.IOException as error:
-            if attempt == ATTEMPTS - 1:
-                raise AnalysisError(f"records cannot be read: {_first_line(error)}") from None
-        except duckdb.Error as error:
-            raise SpecError(f"the query failed: {_first_line(error)}") from None
-    raise AssertionError("This is a bug.")
+                columns, first = [column[0] for column in result.description or ()], result.fetchmany(_CHUNK)
+                break
+            except duckdb.Error as error:
+                opened.close()
+                if attempt == ATTEMPTS - 1 or not isinstance(error, duckdb.IOException):
+                    raise _failure(error) from None
+        yield columns, _rows(result, first)
+
+
+def _rows(result: duckdb.DuckDBPyConnection, first: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    rows = first
+    while rows:
+        yield from rows
+        try:
+            rows = result.fetchmany(_CHUNK)
+        except require("duckdb").Error as error:
+            raise _failure(error) from None
+
+
+def _failure(error: Exception) -> TsctlError:
+    """What DuckDB's error means to the user."""
+    duckdb = require("duckdb")
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return AnalysisError(
+            f"the query needs more than {MEMORY} of memory", "Aggregate more, or choose a shorter time."
+        )
+    if isinstance(error, duckdb.IOException):
+        return AnalysisError(f"records cannot be read: {_first_line(error)}")
+    return SpecError(f"the query failed: {_first_line(error)}")
 
 
 def select(kind: str, paths: Sequence[str]) -> str:
@@ -259,8 +300,12 @@ def _current_labels(files: Sequence[str]) -> str:
     )
 
 
-def require_select(sql: str) -> None:
-    """Raises SpecError where the text is anything but one SELECT."""
+def require_select(sql: str) -> str:
+    """The statement of the text, without semicolons and comments at its end.
+
+    Raises:
+        SpecError: the text is anything but one SELECT.
+    """
     duckdb = require("duckdb")
     try:
         statements = duckdb.extract_statements(sql)
@@ -270,6 +315,13 @@ def require_select(sql: str) -> None:
         raise SpecError(
             "a query is one SELECT over the tables records, inputs, repeats and labels, which nothing may change"
         )
+    content = sql.encode()
+    end = len(content)
+    for offset, kind in reversed(duckdb.tokenize(sql)):  # offsets are of bytes
+        if kind != duckdb.token_type.comment and content[offset : offset + 1] != b";":
+            break
+        end = offset
+    return content[:end].decode()
 
 
 def _first_line(error: Exception) -> str:

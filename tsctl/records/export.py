@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from tsctl.errors import AnalysisError, SpecError
 from tsctl.records.database import Place, open_records, quoted, remote_errors, require, require_select
+from tsctl.records.labels import label_files
 
 #: How DuckDB writes a file, by its suffix.
 FORMATS = {
@@ -18,10 +19,11 @@ FORMATS = {
 }
 
 
-def export(places: Sequence[Place], sql: str, to: str) -> int:
+def export(places: Sequence[Place], sql: str, to: str, labels: Path | None = None) -> int:
     """Write the rows, whole or not at all; returns how many.
 
     Args:
+        labels: the folder of labels, of which the view `labels` is made; None: it is empty.
         to: a path, or an address such as s3://bucket/day.parquet.
 
     Raises:
@@ -32,7 +34,7 @@ def export(places: Sequence[Place], sql: str, to: str) -> int:
     suffix = Path(to).suffix
     if suffix not in FORMATS:
         raise SpecError(f"--to {to}: must end with {', '.join(FORMATS)}")
-    require_select(sql)
+    statement = require_select(sql)
     target = Place("", to)
     parent = None if target.is_remote else Path(to).resolve().parent
     if parent is not None and not parent.is_dir():
@@ -40,8 +42,10 @@ def export(places: Sequence[Place], sql: str, to: str) -> int:
     with TemporaryDirectory(prefix=".tsctl-export-", dir=parent) as folder:
         making = Path(folder) / f"rows{suffix}"
         try:
-            with open_records(places, folder) as connection:
-                rows_of = f"COPY ({sql.rstrip().rstrip(';')}) TO {quoted(str(making))} {FORMATS[suffix]}"
+            files = label_files(labels) if labels is not None else ()
+            with open_records(places, folder, *([str(labels)] if files else []), label_files=files) as connection:
+                # the last line may be a comment
+                rows_of = f"COPY ({statement}\n) TO {quoted(str(making))} {FORMATS[suffix]}"
                 written = connection.execute(rows_of)
                 [rows] = written.fetchone() or (0,)
         except duckdb.OutOfMemoryException:

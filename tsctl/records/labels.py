@@ -17,19 +17,16 @@ from tsctl.errors import AnalysisError, SpecError
 from tsctl.gateway.traffic import BY_WEIGHT, CANARY, STABLE
 from tsctl.host.files import make_folder
 from tsctl.records.database import Place, connect, paths_list, query, quoted, require
+from tsctl.records.label_reader import SUFFIXES, read_labels
 
 if TYPE_CHECKING:
     import duckdb
 
-#: How DuckDB reads a file of labels, by its suffix.
-READERS = {
-    ".csv": "read_csv({}, all_varchar = true)",
-    ".parquet": "read_parquet({})",
-    ".jsonl": "read_json({}, format = 'newline_delimited')",
-}
 #: Of a normal distribution, for two-sided intervals of 95 %.
 Z = 1.959964
 BINS = 10
+#: Labels that no record has as its class, of which so many are named.
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,9 @@ class Quality:
     model: str
     version: str
     right: Share
-    bins: tuple[Bin, ...]  # ascending; empty where the answers have no confidences
+    bins: tuple[Bin, ...]  # ascending; empty where an item has no confidence
     confusion: tuple[tuple[str, str, int], ...]  # label, predicted class, items; the most frequent first
+    without_confidence: int = 0  # items whose confidence is missing, or does not lie between 0 and 1
 
     @property
     def calibration_error(self) -> float | None:
@@ -87,6 +85,19 @@ class Quality:
         return sum(each.right.of * abs(each.confidence - each.right.value) for each in self.bins) / items
 
 
+@dataclass(frozen=True)
+class Matched:
+    """How the labels that were added last belong to records.
+
+    Args:
+        items: with a record.
+        unpredicted: labels of these items that no record has as its class, MOST_NAMED at most.
+    """
+
+    items: int
+    unpredicted: tuple[str, ...] = ()
+
+
 def add(folder: Path, file: Path) -> int:
     """Keep the labels in a file with the columns request_id, label and, if it likes, row; returns how many.
 
@@ -94,26 +105,13 @@ def add(folder: Path, file: Path) -> int:
         SpecError: the file cannot be read, lacks a column or a value, or contradicts itself.
     """
     errors = require("duckdb").Error
-    reader = READERS.get(file.suffix)
-    if reader is None:
-        raise SpecError(f"{file}: must end with {', '.join(READERS)}")
+    if file.suffix not in SUFFIXES:
+        raise SpecError(f"{file}: must end with {', '.join(SUFFIXES)}")
     if not file.is_file():
         raise SpecError(f"{file}: no such file")
     connection = connect()
     try:
-        connection.execute(f"CREATE TABLE given AS SELECT * FROM {reader.format(quoted(str(file)))}")
-        columns = {name for name, *_ in connection.execute("DESCRIBE given").fetchall()}
-        if missing := {"request_id", "label"} - columns:
-            have = ", ".join(sorted(columns))
-            raise SpecError(f"{file}: has no column {', '.join(sorted(missing))}", f"Its columns are {have}.")
-        row = "TRY_CAST(row AS INTEGER)" if "row" in columns else "0"
-        connection.execute(
-            f"CREATE TABLE labels AS SELECT DISTINCT request_id::VARCHAR AS request_id, {row} AS row,"
-            " label::VARCHAR AS label FROM given"
-        )
-        empty = _one(connection, "SELECT count(*) FROM labels WHERE request_id IS NULL OR label IS NULL OR row IS NULL")
-        if empty:
-            raise SpecError(f"{file}: {empty} rows lack a request_id, a label, or a whole number as row")
+        read_labels(connection, file)
         twice = connection.execute(
             "SELECT request_id FROM labels GROUP BY request_id, row HAVING count(*) > 1"
         ).fetchone()
@@ -141,6 +139,18 @@ def add(folder: Path, file: Path) -> int:
 def label_files(folder: Path) -> tuple[str, ...]:
     """The files of labels in the folder, the oldest first; none where there is no folder."""
     return tuple(sorted(str(path) for path in folder.glob("labels-*.parquet"))) if folder.is_dir() else ()
+
+
+def match(folder: Path, places: Sequence[Place]) -> Matched:
+    """Look for the records of the labels that were added last.
+
+    Raises:
+        AnalysisError, SpecError: records cannot be read.
+    """
+    last = label_files(folder)[-1]
+    _, [(items,)] = query(places, _MATCHED.format(last=quoted(last)), folders=[str(folder)])
+    _, rows = query(places, _UNPREDICTED.format(last=quoted(last)), folders=[str(folder)])
+    return Matched(items, tuple(label for (label,) in rows))
 
 
 def labelled_items(
@@ -236,8 +246,10 @@ def qualities(folder: Path, places: Sequence[Place], model: str | None = None) -
     for key in sorted({(row[0], row[1]) for row in confusion}):
         cells = [tuple(row[2:]) for row in confusion if row[:2] == key]
         right = Share(sum(count for label, predicted, count in cells if label == predicted), sum(c[2] for c in cells))
-        of_version = tuple(Bin(row[3], Share(row[4], row[5])) for row in bins if row[:2] == key)
-        found.append(Quality(*key, right, of_version, tuple(cells)))
+        of_version = [row[2:] for row in bins if row[:2] == key]
+        outside = sum(row[-1] for row in of_version if row[0] is None)
+        known = tuple(Bin(row[1], Share(*row[2:])) for row in of_version) if not outside else ()
+        found.append(Quality(*key, right, known, tuple(cells), outside))
     return found
 
 
@@ -291,9 +303,20 @@ SELECT model, version, label, predicted, count(*) AS items FROM paired
 GROUP BY ALL ORDER BY items DESC, label, predicted
 """
 _BINS = f"""
-SELECT model, version, least(floor(confidence * {BINS}), {BINS - 1})::INTEGER AS bin, avg(confidence),
-    count(*) FILTER (label = predicted), count(*)
-FROM paired WHERE confidence BETWEEN 0 AND 1 GROUP BY ALL ORDER BY ALL
+SELECT model, version,
+    CASE WHEN confidence BETWEEN 0 AND 1 THEN least(floor(confidence * {BINS}), {BINS - 1})::INTEGER END AS bin,
+    avg(confidence), count(*) FILTER (label = predicted), count(*)
+FROM paired GROUP BY ALL ORDER BY ALL
+"""
+_MATCHED = """
+SELECT count(*) FROM (SELECT DISTINCT request_id, row FROM read_parquet({last}))
+SEMI JOIN records USING (request_id, row)
+"""
+_UNPREDICTED = f"""
+WITH classes AS (SELECT DISTINCT label FROM records WHERE label IS NOT NULL)
+SELECT DISTINCT label FROM (
+    SELECT given.label FROM read_parquet({{last}}) AS given SEMI JOIN records USING (request_id, row)
+) WHERE label NOT IN (FROM classes) AND (SELECT count(*) FROM classes) > 0 ORDER BY label LIMIT {MOST_NAMED}
 """
 
 

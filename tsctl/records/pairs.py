@@ -28,7 +28,10 @@ WAIT_S = 10.0
 MOST_ANSWERS = 100_000
 
 _REPEATS = {REPEAT_ALONE: Repeat.ALONE, REPEAT_BATCH: Repeat.BATCH}
-_ANSWER = "status, label, score, scores, outputs, norm, sketch, text_digest, answer_digest, answer"
+_ANSWER = (
+    "status, label, score, scores, outputs, norm, sketch, text_digest, lists, rest_digest, rest_has_fractions,"
+    " answer_digest, answer"
+)
 _PERIOD = "model = $model AND time >= make_timestamp($since) AND time < make_timestamp($until)"
 _ANSWERS = f"""
 SELECT epoch_us(time) AS at, request_id, row, track, numbers, categories, wait_ms, batch_ms, {_ANSWER} FROM records
@@ -174,6 +177,9 @@ def _answer(row: Mapping[str, Any], track: Track) -> Answer:
         norm=row["norm"],
         sketch=row["sketch"],
         text_digest=row["text_digest"],
+        lists=row["lists"],
+        rest_digest=row["rest_digest"],
+        rest_has_fractions=bool(row["rest_has_fractions"]),
         answer_digest=row["answer_digest"],
         answer=None if whole is None else json.loads(whole),
         is_whole=whole is not None,

@@ -80,15 +80,27 @@ class TopK:
     field: str = "probabilities"
 
     def __call__(self, stable: Any, other: Any) -> Comparison:
-        before = _best(value_at(stable, self.field), self.k)
+        scores = value_at(stable, self.field)
+        before = _best(scores, self.k)
         if not before:
             raise NotComparable(f"stable's answer has no scores in {self.field!r}: name their field, or compare labels")
+        self._require_choice(scores)
         after = _best(value_at(other, self.field), self.k)
         missing = [label for label in before if label not in after]
         share = len(missing) / len(before)
         if 1 - share >= self.least - 1e-9:
             return Comparison(False, share)
         return Comparison(True, share, f"of the best {len(before)}, missing {', '.join(map(str, missing[:5]))}")
+
+    def _require_choice(self, scores: Any) -> None:
+        """Raises NotComparable where the k best are all classes, which every answer has; objects are the best alone."""
+        is_named = isinstance(scores, Sequence) and isinstance(scores[0], Mapping)
+        most = len(scores) if is_named else len(scores) - 1
+        if self.k > most:
+            advice = f"choose k of at most {most}" if most else "compare numbers"
+            raise NotComparable(
+                f"stable's answer has {len(scores)} scores, and the best {self.k} are all of them: {advice}"
+            )
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from tsctl.shadow.comparators import Comparator
 from tsctl.shadow.disagreement import Disagreement, Repeat, observe, without
 from tsctl.shadow.labels import McNemar
 from tsctl.shadow.pairing import Answer, Pair, Unpaired, paired_share
-from tsctl.shadow.slices import Slice, Slices, slice_names
+from tsctl.shadow.slices import MOST_SLICES, Slice, Slices, slice_names
 
 #: Examples of answers that differ, and points of the curves over pairs.
 EXAMPLES, POINTS = 30, 100
-#: Features whose values are slices, in the order of their names.
-SLICED_FEATURES = 40
+#: Bins of a number: its quarters.
+_BINS = 4
 #: Percentiles of latency that are compared.
 PERCENTILES = (50, 90, 95, 99)
 
@@ -114,6 +114,7 @@ class ShadowReport:
     Args:
         examples: the EXAMPLES with the largest distances.
         looked_at: slices; `left_out`: names of others.
+        features_left_out: numeric features of which no slice was made, because there was no room for all.
         mcnemar: None where no label arrived.
     """
 
@@ -125,6 +126,7 @@ class ShadowReport:
     worst: Sequence[Slice]
     looked_at: int
     left_out: int
+    features_left_out: int
     mcnemar: McNemar | None
     latencies: Sequence[Latency]
     examples: Sequence[Example]
@@ -169,7 +171,7 @@ def compare_pairs(paired: Paired, comparator: Comparator, limit: float, alpha: f
     evidence, slices, labels = Disagreement(), Slices(), McNemar()
     examples: list[Example] = []
     points: list[Point] = []
-    edges = _edges([request.features for request in paired.requests])
+    edges, features_left_out = _edges(paired.requests)
     every = max(1, ceil(len(paired.requests) / POINTS))
     for number, request in enumerate(paired.requests, start=1):
         evidence, comparison = observe(evidence, request.pair, request.repeats, comparator)
@@ -191,6 +193,7 @@ def compare_pairs(paired: Paired, comparator: Comparator, limit: float, alpha: f
         worst=slices.worst(alpha),
         looked_at=slices.looked_at,
         left_out=len(slices.left_out),
+        features_left_out=features_left_out,
         mcnemar=labels if labels.labels else None,
         latencies=latencies([request.pair for request in paired.requests]),
         examples=examples[:EXAMPLES],
@@ -211,15 +214,25 @@ def latencies(pairs: Iterable[Pair]) -> list[Latency]:
     return [Latency(percentile, stable[percentile - 1], shadow[percentile - 1]) for percentile in PERCENTILES]
 
 
-def _edges(all_features: Sequence[Mapping[str, float | str | None]]) -> dict[str, Sequence[float]]:
-    """Quartiles of each numeric feature. They depend on the inputs alone, and so favour no answer."""
+def _edges(requests: Sequence[PairedRequest]) -> tuple[dict[str, Sequence[float]], int]:
+    """Quartiles of as many numeric features as MOST_SLICES has room for, and how many others there are.
+
+    They depend on the inputs alone, and so favour no answer. Classes, categories and missing features come first; of
+    the numeric ones, those that most requests have.
+    """
     values: dict[str, list[float]] = {}
-    for features in all_features:
-        for name, value in features.items():
+    others = set[str]()
+    for request in requests:
+        others.update(slice_names(request.features, {}, request.predicted[0]))
+        for name, value in request.features.items():
             if isinstance(value, float):
                 values.setdefault(name, []).append(value)
-    chosen = sorted(name for name, numbers in values.items() if len(set(numbers)) > 1)[:SLICED_FEATURES]
-    return {name: sorted(set(quantiles(values[name], n=4, method="inclusive"))) for name in chosen}
+    varied = sorted((n for n, numbers in values.items() if len(set(numbers)) > 1), key=lambda n: (-len(values[n]), n))
+    chosen = varied[: max(0, MOST_SLICES - len(others)) // _BINS]
+    edges: dict[str, Sequence[float]] = {
+        name: sorted(set(quantiles(values[name], n=_BINS, method="inclusive"))) for name in sorted(chosen)
+    }
+    return edges, len(varied) - len(chosen)
 
 
 def _slices_of(request: PairedRequest, edges: Mapping[str, Sequence[float]]) -> list[str]:

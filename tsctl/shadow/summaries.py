@@ -1,7 +1,8 @@
 """Compares what prediction records say of two answers: whole answers where both have them, summaries elsewhere. Pure.
 
 A summary has less than the answer: a vector of more than 64 numbers is known by its norm and a sketch, a text by its
-digest. A comparator that needs more raises NotComparable, and says what to record.
+digest, and what no column has by the digest of the rest. A comparator that needs more raises NotComparable, and says
+what to record. Invariant: two answers with different bytes agree only where the columns say so of all of them.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ class Summary:
     norm: float | None = None
     sketch: Sequence[float] | None = None
     text_digest: str | None = None
+    lists: Sequence[str] | None = None
+    rest_digest: str | None = None
+    rest_has_fractions: bool = False
     answer_digest: str | None = None
     answer: Any = None
     is_whole: bool = False
@@ -150,13 +154,15 @@ class SummaryComparator:
                 return self._label(stable, other)
             case "top_k":
                 scores = TopK(options.k, 1.0 if options.least is None else options.least, "")
-                return scores(_need(stable.scores, "scores"), other.scores)
+                self._need_lists(stable, is_one=True)
+                return scores(_need(stable.scores, "scores"), self._of_lists(stable, other, other.scores))
             case "number":
                 number = Number(self.tolerance)
                 return number(_need(self._number(stable), "number"), self._number(other))
             case "vector":
                 vector = Vector(LEAST_COSINE if options.least is None else options.least)
-                return vector(_need(_vector(stable), "vector"), _vector(other))
+                self._need_lists(stable, is_one=False)
+                return vector(_need(_vector(stable), "vector"), self._of_lists(stable, other, _vector(other)))
             case "text":
                 return self._text(stable, other)
             case "tokens":
@@ -169,7 +175,8 @@ class SummaryComparator:
             case "handler":
                 raise NotComparable(f"the handler compares whole answers: {KEEP}")
             case "length":
-                return Length(options.most)({**stable.outputs}, {**other.outputs})
+                length = Length(options.most, options.field or Length.field)
+                return length({**stable.outputs}, {**other.outputs})
         return self._all(stable, other)
 
     def of_values(self) -> Comparator:
@@ -190,7 +197,7 @@ class SummaryComparator:
             case "label":
                 return Label(place or "label")
             case "top_k":
-                return TopK(options.k, 1.0 if options.least is None else options.least, place or "probabilities")
+                return TopK(options.k, 1.0 if options.least is None else options.least, place or TopK.field)
             case "number":
                 return Number(self.tolerance, place or "")
             case "vector":
@@ -202,7 +209,7 @@ class SummaryComparator:
             case "tokens":
                 return Tokens(1.0 if options.least is None else options.least)
             case "length":
-                return Length(options.most, place or "answer_tokens")
+                return Length(options.most, place or Length.field)
             case "handler":
                 return Judged(self.distances, options.most)
             case "embedding":
@@ -224,20 +231,48 @@ class SummaryComparator:
             raise NotComparable(f"edits are counted in whole answers: {KEEP}")
         return Text()(_need(stable.text_digest, "text"), other.text_digest)
 
+    def _need_lists(self, stable: Summary, is_one: bool) -> None:
+        """Raises NotComparable where the columns may be of other lists than the named one, or of several."""
+        field, lists = self.options.field, stable.lists
+        if field is None:
+            if is_one and lists is not None and len(lists) > 1:
+                raise NotComparable(f"the answers have several lists of numbers ({', '.join(lists)}): {KEEP}")
+        elif lists is None or list(lists) != [field]:
+            of = f"are of {', '.join(lists)}" if lists else "do not say of which lists they are"
+            raise NotComparable(f"the numbers in stable's records {of}, and not of {field!r} alone: {KEEP}")
+
+    def _of_lists(self, stable: Summary, other: Summary, value: Sequence[float] | None) -> Sequence[float] | None:
+        """The other answer's numbers; None where they are of other lists."""
+        is_known = stable.lists is not None and other.lists is not None
+        return value if not is_known or list(stable.lists or ()) == list(other.lists or ()) else None
+
     def _all(self, stable: Summary, other: Summary) -> Comparison:
-        """Everything that the records have, fractions within the tolerance."""
+        """Everything that the records have, fractions within the tolerance; the rest must be equal."""
+        tolerance = replace(self.tolerance, tokens=None)  # of whole answers
         known = [({**each.outputs}, list(each.scores or ()), each.text_digest, each.label) for each in (stable, other)]
-        about = Json(self.tolerance)(
-            *(dict(zip(("outputs", "scores", "text", "label"), k, strict=True)) for k in known)
-        )
+        about = Json(tolerance)(*(dict(zip(("outputs", "scores", "text", "label"), k, strict=True)) for k in known))
         if about.differs:
             return about
-        if stable.sketch is None and other.sketch is None:
-            is_known = stable.outputs or stable.scores or stable.text_digest or stable.label
-            return AGREES if is_known else _OTHER
-        norms = Number(Tolerance(self.tolerance.absolute, max(self.tolerance.relative, NORM_SHARE)))
-        by_norm = norms(stable.norm or 0.0, other.norm)
-        return by_norm if by_norm.differs else Vector(LEAST_COSINE)(_need(stable.sketch, "vector"), other.sketch)
+        if stable.sketch is not None or other.sketch is not None:
+            norms = Number(Tolerance(tolerance.absolute, max(tolerance.relative, NORM_SHARE)))
+            by_norm = norms(stable.norm or 0.0, other.norm)
+            sketches = Vector(LEAST_COSINE)
+            about = by_norm if by_norm.differs else sketches(_need(stable.sketch, "vector"), other.sketch)
+        return about if about.differs else self._rest(stable, other)
+
+    def _rest(self, stable: Summary, other: Summary) -> Comparison:
+        """What no other column has, of answers whose bytes differ and whose columns agree."""
+        if stable.rest_digest is None or other.rest_digest is None:
+            if not (stable.outputs or stable.scores or stable.text_digest or stable.label or stable.sketch):
+                return _OTHER  # no JSON, and so nothing but its bytes
+            raise NotComparable(f"the answers differ, and the records do not say whether beyond the tolerance: {KEEP}")
+        if stable.rest_digest == other.rest_digest:
+            return AGREES
+        if stable.rest_has_fractions or other.rest_has_fractions:
+            raise NotComparable(
+                f"the answers differ in fractions that the records have no column for, such as nested ones: {KEEP}"
+            )
+        return Comparison(True, 1.0, "other values in what the records have no column for")
 
 
 _OTHER = Comparison(True, 1.0, "other bytes")

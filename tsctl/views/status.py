@@ -52,9 +52,13 @@ def reasons(status: NodeStatus) -> list[str]:
 def records_line(recorded: Recorded) -> str:
     """One line about a node's prediction records: what was dropped, and why."""
     parts = [f"{recorded.written:,} written"]
+    if recorded.without_input:
+        parts[0] += f" ({recorded.without_input:,} without their input)"
     if recorded.dropped:
         reasons = ", ".join(f"{count:,} {outcome}" for outcome, count in recorded.dropped.items())
         parts.append(f"{sum(recorded.dropped.values()):,} dropped ({reasons})")
+    if recorded.repeats_lost:
+        parts.append(f"{recorded.repeats_lost:,} second answers lost")
     size = f"{recorded.bytes / (1 << 20):.1f} of {recorded.most_bytes >> 20:,} MiB on the disk"
     line = f"records since the node's start: {', '.join(parts)}; {size}"
     return f"{line}; {recorded.problem}" if recorded.problem else line

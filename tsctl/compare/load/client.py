@@ -319,7 +319,11 @@ def main() -> None:
     client = Client(order, requests, send_times)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: client.stop())
-    write_noted(client.run(), sys.stdout.buffer)
+    try:
+        noted = client.run()
+    except OSError as error:  # of the first connection: the caller prints it
+        sys.exit(error.strerror or str(error))
+    write_noted(noted, sys.stdout.buffer)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ def document(report: ShadowReport, model: str, stable: str, shadow: str) -> dict
             "noise_floor": floors,
             "paired_share": report.paired_share,
             "unpaired": {str(reason): count for reason, count in report.unpaired.items()},
-            "slices": {"looked_at": report.looked_at, "left_out": report.left_out, "worst": report.worst},
+            "slices": {"looked_at": report.looked_at, "left_out": report.left_out,
+                       "features_left_out": report.features_left_out, "worst": report.worst},
             "labels": None
             if mcnemar is None
             else {**asdict(mcnemar), "p_value": mcnemar.p_value, "log_e": mcnemar.log_e,

@@ -66,9 +66,10 @@ def rates_table(report: ShadowReport) -> Table:
 
 
 def unpaired_table(report: ShadowReport) -> Table:
-    """Answers without a partner, by reason; the last row is the share of the copied requests that have a pair."""
-    rows = [(str(reason), _count(count)) for reason, count in sorted(report.unpaired.items()) if count]
-    return Table(("reason", ">answers"), [*rows, ("paired", share_text(report.paired_share))], has_total=True)
+    """Answers without a partner, by reason; the last row has the pairs, and their share of the copied requests."""
+    rows = [(str(reason), _count(count), "") for reason, count in sorted(report.unpaired.items()) if count]
+    paired = ("paired", _count(report.evidence.pairs), share_text(report.paired_share))
+    return Table(("reason", ">answers", ">share"), [*rows, paired], has_total=True)
 
 
 def slices_table(report: ShadowReport) -> Table:
@@ -84,7 +85,12 @@ def slices_table(report: ShadowReport) -> Table:
 def slices_text(report: ShadowReport) -> str:
     """How many slices were looked at, and how many of them are worse."""
     left = f"; {report.left_out:,} others were too many" if report.left_out else ""
-    return f"{len(report.worst)} of {report.looked_at:,} slices disagree more often than the rest{left}."
+    features = (
+        f" {report.features_left_out:,} numeric features were not looked at, for want of room."
+        if report.features_left_out
+        else ""
+    )
+    return f"{len(report.worst)} of {report.looked_at:,} slices disagree more often than the rest{left}.{features}"
 
 
 def labels_table(report: ShadowReport) -> Table | None:

@@ -51,6 +51,16 @@ class PlaceUnusable(SpecError):
     """The place cannot be used as it is: a person must change the address, the credentials, or the place."""
 
 
+class TooLarge(SpecError):
+    """The content is larger than an object may be."""
+
+    def __init__(self, name: str, size: int, most: int) -> None:
+        super().__init__(
+            f"{name} at the place of control would have {size / 1e6:.1f} MB; it may have {most / 1e6:.1f} MB",
+            "Divide the keys or the models between deployments, each with a control of its own.",
+        )
+
+
 class Place(Protocol):
     """Objects by name, such as `rollouts/digits/000007.json`, of less than LARGEST bytes each.
 
@@ -66,6 +76,7 @@ class Place(Protocol):
 
         Raises:
             AlreadyThere: an object has the name, whatever its content.
+            TooLarge: the content has LARGEST bytes or more; `large.create` takes it.
         """
 
     def read(self, name: str) -> bytes | None:
@@ -118,9 +129,9 @@ def require_name(name: str) -> None:
 
 
 def require_small(name: str, content: bytes) -> None:
-    """Raises ValueError where the content is too large for an object."""
+    """Raises TooLarge where the content is too large for an object."""
     if len(content) >= LARGEST:
-        raise ValueError(f"{name} would have {len(content)} bytes; an object has less than {LARGEST}")
+        raise TooLarge(name, len(content), LARGEST - 1)
 
 
 def numbered(prefix: str, number: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import random
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -147,7 +146,7 @@ def test_an_object_is_small(place: Place) -> None:
 
 
 def test_a_large_object_is_put_together_and_removed_with_its_parts(place: Place) -> None:
-    content = random.Random(0).randbytes(3 * LARGEST + 7)
+    content = os.urandom(3 * LARGEST + 7)
     assert large.create(place, numbered("g/n", 3), content)
     assert not large.create(place, numbered("g/n", 4), b"small")
     with pytest.raises(AlreadyThere):

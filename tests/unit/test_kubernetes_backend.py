@@ -19,7 +19,7 @@ from tsctl.errors import ConflictError, GatewayError, SpecError, TsctlError
 from tsctl.gateway.backend import EnvoyFiles, open_backend
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.kubernetes.api import ApiServer, NotThere, Refused
-from tsctl.gateway.kubernetes.backend import HttpRoutes
+from tsctl.gateway.kubernetes.backend import HttpRoutes, _trouble
 from tsctl.gateway.kubernetes.credentials import Credential, ServerAccess, open_access
 from tsctl.gateway.kubernetes.http_routes import http_route
 from tsctl.gateway.traffic import Shadow, Traffic, only
@@ -197,12 +197,40 @@ def test_a_controller_that_says_nothing_is_waited_for_and_no_longer(
     assert 2 <= seconds[0] < 3
 
 
+@pytest.mark.parametrize(
+    ("asked", "said", "why", "is_refused"),
+    [
+        ([{"name": "a"}], {"a": (5, "True")}, "", False),
+        ([{"name": "a"}, {"name": "b"}], {"a": (5, "True")}, "no controller of Gateway b has looked", False),
+        ([{"name": "a"}, {"name": "b"}], {"a": (5, "True"), "b": (5, "False")}, "Gateway b: Accepted is False", True),
+        ([{"name": "a"}], {"a": (5, "True"), "gone": (2, "True")}, "", False),
+        ([{"name": "a"}], {"a": (4, "True")}, "Gateway a has not said Accepted of generation 5", False),
+        ([{"name": "a", "sectionName": "x"}], {"a": (5, "True")}, "no controller of Gateway a has looked", False),
+        ([{"name": "a", "namespace": "tsctl", "kind": "Gateway"}], {"a": (5, "True")}, "", False),
+        ([], {}, "the route names no Gateway", True),
+    ],
+)
+def test_every_gateway_that_the_route_names_must_have_accepted_it(
+    asked: list[Json], said: dict[str, tuple[int, str]], why: str, is_refused: bool
+) -> None:
+    def conditions(generation: int, status: str) -> list[Json]:
+        return [
+            {"type": kind, "status": status, "observedGeneration": generation} for kind in ("Accepted", "ResolvedRefs")
+        ]
+
+    parents = [{"parentRef": {"name": name}, "conditions": conditions(*state)} for name, state in said.items()]
+    route = {"metadata": {"namespace": "tsctl"}, "spec": {"parentRefs": asked}, "status": {"parents": parents}}
+    found, refused = _trouble(route, 5)
+    assert found.startswith(why) and bool(found) == bool(why)
+    assert refused == is_refused
+
+
 def test_a_route_that_no_gateway_looks_at_is_not_in_force(cluster: Cluster, server: tuple[Cluster, str]) -> None:
     spec, kubernetes = deployment({"traffic": "httproute"}, models={"digits": DIGITS})
     cluster.is_silent = True
     cluster.edit("HTTPRoute", "digits", lambda one: one.pop("status"))
     api = ApiServer(access(server[1]), "tsctl", sleep=lambda s: None)
-    with pytest.raises(GatewayError, match="no gateway's controller has looked at the route"):
+    with pytest.raises(GatewayError, match="no controller of Gateway tsctl has looked at the route"):
         HttpRoutes(api, kubernetes, spec, accepted_s=0).set_weights("digits", {"2.0": 500, "1.0": 9500})
 
 

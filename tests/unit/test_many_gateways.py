@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -463,10 +463,9 @@ def test_ten_thousand_keys_and_samples_that_are_images_reach_a_gateway(
     operator: Gateway, tmp_path: Path, place: FolderPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "GENERATIONS_KEPT", 1)
-    chance = random.Random(0)
-    plain = {digest(key): key for key in (chance.randbytes(32).hex() for _ in range(10_000))}
+    plain = {digest(key): key for key in (os.urandom(32).hex() for _ in range(10_000))}
     records = tuple(replace(RECORD, id=sha[:8], client=f"team-{i}", sha256=sha) for i, sha in enumerate(plain))
-    images = [replace(PLAIN, version=f"{n}.0", probe=Probe(chance.randbytes(240 << 10), "image/jpeg")) for n in (3, 4)]
+    images = [replace(PLAIN, version=f"{n}.0", probe=Probe(os.urandom(240 << 10), "image/jpeg")) for n in (3, 4)]
     publish(operator, ALONE, *images)
     set_clients(operator, lambda _: list(records), plain)
     assert operator.shared is not None
@@ -486,7 +485,7 @@ def test_ten_thousand_keys_and_samples_that_are_images_reach_a_gateway(
 
 def test_what_no_place_takes_is_said(operator: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large, "MOST", LARGEST)
-    image = replace(PLAIN, version="3.0", probe=Probe(random.Random(0).randbytes(LARGEST), "image/jpeg"))
+    image = replace(PLAIN, version="3.0", probe=Probe(os.urandom(LARGEST), "image/jpeg"))
     with pytest.raises(TooLarge, match=r"000001\.json at the place of control would have .* it may have 1\.0 MB"):
         publish(operator, ALONE, image)
     assert operator.shared is not None
@@ -497,7 +496,7 @@ def test_a_generation_that_lost_a_part_is_damaged(operator: Gateway, tmp_path: P
     publish(operator, ALONE)
     gateway = follower(tmp_path, place)
     gateway.step()
-    image = replace(PLAIN, version="3.0", probe=Probe(random.Random(0).randbytes(LARGEST), "image/jpeg"))
+    image = replace(PLAIN, version="3.0", probe=Probe(os.urandom(LARGEST), "image/jpeg"))
     publish(operator, ALONE, image)
     place.delete(place.names("parts/")[-1])
     gateway.step()
@@ -509,7 +508,7 @@ def test_a_large_report_is_read_and_its_parts_go_with_it(
     operator: Gateway, tmp_path: Path, place: FolderPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(operator, ALONE)
-    gateway, page = follower(tmp_path, place), random.Random(0).randbytes(LARGEST).hex()
+    gateway, page = follower(tmp_path, place), os.urandom(LARGEST).hex()
     now = gateway._now
     monkeypatch.setattr(gateway, "_now", lambda *asked: replace(now(*asked), page=page))
     for _ in range(5):

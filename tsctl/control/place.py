@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from tsctl.errors import AnalysisError, ConflictError, SpecError
 
@@ -164,9 +163,3 @@ def _batches(first: int) -> Iterator[range]:
     while True:
         yield range(first, first + size)
         first, size = first + size, READERS
-
-
-def shown(address: str) -> str:
-    """The address without a user's name and password."""
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.scheme else address

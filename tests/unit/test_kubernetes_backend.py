@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.api_server import TOKEN, Answer, Cluster, kubeconfig, serving
+from tests.support.commands import Result, run_command
 from tests.unit.test_kubernetes_render import contents, deployment, mirror, rendered, versions
 from tsctl.config.deployment import RouteSpec
 from tsctl.config.project import Project
@@ -195,6 +196,56 @@ def test_a_controller_that_says_nothing_is_waited_for_and_no_longer(
         routes.set_weights("digits", {"2.0": 500, "1.0": 9500})
     assert weights(cluster) == {"digits--1-0": 10_000}
     assert 2 <= seconds[0] < 3
+
+
+@pytest.fixture
+def alone(tmp_path: Path, server: tuple[Cluster, str]) -> Callable[..., Result]:
+    """Commands in a project whose versions run on the cluster alone."""
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "config").write_text(kubeconfig(server[1]))
+    content = {"models": {"digits": DIGITS}, "kubernetes": {"traffic": "httproute", "image": "r.example.com/n:1"}}
+    (tmp_path / "deployment.yaml").write_text(json.dumps(content))
+    environment = {"KUBECONFIG": str(tmp_path / "config")}
+    return lambda *arguments: run_command(arguments, tmp_path, environment, 60)
+
+
+def test_the_status_of_a_cluster_alone_has_its_versions_and_pods(
+    cluster: Cluster, alone: Callable[..., Result]
+) -> None:
+    ended = alone("status", "--json")
+    assert ended.status == 0, ended.err
+    status = ended.json()
+    assert (status["is_ready"], status["nodes"]) == (True, [])
+    assert status["cluster"] == [
+        {"model": "digits", "version": "1.0", "weight": 10_000, "is_shadow": False, "pods": 2},
+        {"model": "digits", "version": "2.0", "weight": 0, "is_shadow": False, "pods": 2},
+    ]
+    cluster.edit("Deployment", "digits--1-0", lambda one: one.update(status={}))
+    ended = alone("status")
+    assert (ended.status, "no pod is ready of digits 1.0" in ended.err) == (4, True), ended.err
+    assert "100%" in ended.out
+    cluster.edit("Deployment", "digits--2-0", lambda one: one.update(status={}))
+    assert "digits 2.0" not in alone("status").err, "a version without requests needs no pod"
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["up"], "names no node, and this command acts on nodes"),
+        (["up", "--foreground"], "names no node, and this command acts on nodes"),
+        (["models", "list"], "names no node, and this command acts on nodes"),
+        (["logs"], "names no node, and this command acts on nodes"),
+        (["keys", "list"], "HTTPRoutes of a cluster carry the traffic"),
+        (["gateway", "start"], "HTTPRoutes of a cluster carry the traffic"),
+        (["rollout", "plan", "digits", "2.0"], "HTTPRoutes of a cluster carry the traffic"),
+    ],
+)
+def test_what_does_nothing_for_a_cluster_says_so(
+    cluster: Cluster, alone: Callable[..., Result], command: list[str], says: str
+) -> None:
+    ended = alone(*command)
+    assert ended.status == 2, ended.err
+    assert says in ended.err and "gateway: {}" not in ended.err
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ no clock, and no lock of a server, keeps two writers apart.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
 from typing import Protocol
@@ -144,12 +144,19 @@ def numbers(place: Place, prefix: str) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def read_on(place: Place, prefix: str, first: int) -> list[bytes]:
-    """The numbered objects from `first` on, up to the first number that is missing."""
+def read_on(
+    place: Place, prefix: str, first: int, read: Callable[[Place, str], bytes | None] | None = None
+) -> list[bytes]:
+    """The numbered objects from `first` on, up to the first number that is missing.
+
+    Args:
+        read: an object, such as `large.read`; None: `Place.read`.
+    """
     contents: list[bytes] = []
     with ThreadPoolExecutor(READERS) as readers:
         for wanted in _batches(first):
-            found = list(readers.map(lambda number: place.read(numbered(prefix, number)), wanted))
+            names = [numbered(prefix, number) for number in wanted]
+            found = list(readers.map(lambda name: read(place, name) if read else place.read(name), names))
             there = found.index(None) if None in found else len(found)
             contents += [content for content in found[:there] if content is not None]
             if there < len(found):

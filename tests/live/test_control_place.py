@@ -18,6 +18,7 @@ from tests.support.redis_server import redis_server
 from tests.support.unreachable import unreachable
 from tests.unit.memory_place import MemoryPlace
 from tsctl.archive.remote_store import RemoteStore, StoreUnavailable
+from tsctl.control import large
 from tsctl.control.folder import FolderPlace
 from tsctl.control.mounts import Mount
 from tsctl.control.open import open_place
@@ -27,6 +28,7 @@ from tsctl.control.place import (
     Place,
     PlaceUnreachable,
     PlaceUnusable,
+    TooLarge,
     check,
     numbered,
     numbers,
@@ -139,8 +141,28 @@ def test_a_name_that_could_lead_elsewhere_is_a_bug(place: Place, name: str) -> N
 
 
 def test_an_object_is_small(place: Place) -> None:
-    with pytest.raises(ValueError, match="an object has less than"):
+    with pytest.raises(TooLarge, match=r"large at the place of control would have 1\.0 MB"):
         place.create("large", bytes(LARGEST))
+
+
+def test_a_large_object_is_put_together_and_removed_with_its_parts(place: Place) -> None:
+    content = os.urandom(3 * LARGEST + 7)
+    assert large.create(place, numbered("g/n", 3), content)
+    assert not large.create(place, numbered("g/n", 4), b"small")
+    with pytest.raises(AlreadyThere):
+        large.create(place, numbered("g/n", 3), content[::-1])
+    assert large.read(place, numbered("g/n", 3)) == content
+    assert large.read(place, numbered("g/n", 4)) == b"small"
+    assert large.read(place, numbered("g/n", 5)) is None
+    parts = place.names("parts/")
+    assert len(parts) == 4, "the writer that came second has removed its own"
+    assert numbers(place, "g/n") == [3, 4]
+    place.delete(parts[2])
+    assert large.read(place, numbered("g/n", 3)) == content[: 2 * (LARGEST - 1)]
+    large.delete_parts(place, "g/n", 2)
+    assert len(place.names("parts/")) == 3
+    large.delete_parts(place, "g/n", 3)
+    assert place.names("parts/") == []
 
 
 @pytest.mark.parametrize("kind", ["folder", "redis", "s3"])

@@ -28,7 +28,7 @@ from tsctl.control.folder import FolderPlace
 from tsctl.control.here import control_address
 from tsctl.control.lease import Holder, TakenOver
 from tsctl.control.open import open_place
-from tsctl.control.place import PlaceUnreachable, PlaceUnusable, numbered
+from tsctl.control.place import LARGEST, PlaceUnreachable, PlaceUnusable, numbered
 from tsctl.errors import ConflictError, SpecError
 from tsctl.rollout.decide.events import Effect, Entry, Event, Outcome, Started
 from tsctl.rollout.decide.fold import fold
@@ -226,6 +226,25 @@ def test_a_late_entry_of_the_process_before_is_read_and_not_written_over(tmp_pat
     assert [entry.seq for entry in behind.entries] == [0, 1]
     assert behind.append(STARTED).seq == 2
     assert read(behind.path) == behind.entries == second.shared.read(MODEL, ID)
+
+
+def test_an_entry_about_hundreds_of_pods_reaches_the_other_machine(tmp_path: Path, place: MemoryPlace) -> None:
+    first, second = pair(tmp_path, place)
+    started = replace(STARTED, cursor={f"kind|1.0|pod-{number:05}|label": number for number in range(40_000)})
+    first.begin(started)
+    assert (
+        len(place.content[numbered(entries_at(MODEL, ID), 0)])
+        < LARGEST
+        < len(object_of(Entry(0, 0, started), holder("a")))
+    )
+    assert second.journal().entries[0].event == started
+    lost = first.journal()
+    place.loses = 3  # of the two parts and of the entry
+    with pytest.raises(PlaceUnreachable):
+        lost.append(started)
+    place.loses = 0
+    assert lost.append(started).seq == 1
+    assert second.journal().entries[1].event == started
 
 
 def test_two_operators_that_begin_at_once_make_one_rollout(tmp_path: Path, place: MemoryPlace) -> None:

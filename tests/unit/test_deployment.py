@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
+from tsctl.config.archive import ArchiveSpec
 from tsctl.config.deployment import DeploymentSpec, read_deployment
 from tsctl.errors import SpecError
 
@@ -48,7 +53,7 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
             "nodes:\n  other: {grpc_ports: [9, 10]}",
             r"nodes other and local both have port 8080 of 127\.0\.0\.1",
         ),
-        ("nodes:", "node:", r"nodes: missing, and required"),
+        ("nodes:", "node:", r"node: unknown key; did you mean nodes"),
         ("models:", "models: [", r"line \d+, column \d+"),
     ],
 )
@@ -56,6 +61,81 @@ def test_a_mistake_is_told_where_it_stands(tmp_path: Path, old: str, new: str, m
     with pytest.raises(SpecError, match=message) as caught:
         read(tmp_path, GOOD.replace(old, new, 1))
     assert "deployment.yaml" in str(caught.value)
+
+
+def test_only_a_cluster_needs_no_node(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"deployment\.yaml: nodes: missing, and required") as caught:
+        read(tmp_path, "models: {}\n")
+    assert "traffic: httproute" in caught.value.message
+    with pytest.raises(SpecError, match="nodes: missing, and required"):
+        read(tmp_path, "nodes: {}\nkubernetes: {traffic: envoy}\n")
+    spec = read(tmp_path, "kubernetes: {traffic: httproute}\n")
+    assert spec.is_on_cluster
+    with pytest.raises(SpecError, match="names no node, and this command acts on nodes"):
+        spec.node(None)
+
+
+@pytest.mark.parametrize(
+    ("ray", "reason"),
+    [
+        ("{max_replicas: 2}", "ray.max_replicas 2 is less than workers 3"),
+        ("{num_gpus: 1.5}", "num_gpus 1.5 is more than one and not whole"),
+        ("{max_replicas: 5, target_ongoing_requests: .inf}", "finite number"),
+        ("{num_cpus: .nan}", "finite number"),
+    ],
+)
+def test_settings_of_ray_that_ray_refuses_or_contradict_each_other(tmp_path: Path, ray: str, reason: str) -> None:
+    def with_ray(text: str) -> DeploymentSpec:
+        return read(tmp_path, f"nodes: {{a: {{}}}}\nmodels: {{m: {{default: '1', versions: {{'1': {text}}}}}}}\n")
+
+    with pytest.raises(SpecError, match=reason):
+        with_ray(f"{{workers: 3, ray: {ray}}}")
+    assert with_ray("{workers: 3, ray: {max_replicas: 3, num_gpus: 2.0, num_cpus: 0.5}}")
+    assert with_ray("{ray: {num_gpus: 0.5}}")
+
+
+def numbers(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[tuple[type[BaseModel], str]]:
+    """The fields that take a number, of a section and all sections in it."""
+    if model in seen:
+        return
+    seen.add(model)
+    for name, field in model.model_fields.items():
+        kinds, found = [field.annotation], []
+        while kinds:
+            kind = kinds.pop()
+            found.append(kind)
+            kinds += get_args(kind)
+        if float in found:
+            yield model, name
+        for kind in found:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from numbers(kind, seen)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_no_number_of_a_file_is_infinite(value: float) -> None:
+    seen: set[type[BaseModel]] = set()
+    fields = [*numbers(DeploymentSpec, seen), *numbers(ArchiveSpec, seen)]
+    assert len(fields) > 10
+    for model, name in fields:
+        with pytest.raises(ValidationError) as caught:
+            model.model_validate({name: value})
+        assert name in {error["loc"][0] for error in caught.value.errors() if error["loc"]}, (model, name)
+
+
+@pytest.mark.parametrize("key", ["address", "metrics"])
+def test_two_gateways_have_two_addresses(tmp_path: Path, key: str) -> None:
+    def two(first: str, second: str) -> DeploymentSpec:
+        ports = {"address": 8000, "metrics": 8003}
+        places = [{**{k: f"http://{h}:{p + 100 * n}" for k, p in ports.items()}} for n, h in enumerate((first, second))]
+        places[1][key] = places[0][key].replace(first, second)
+        gateways = dict(zip("ab", places, strict=True))
+        return read(tmp_path, json.dumps({"nodes": {"a": {}}, "control": "/c", "gateways": gateways}))
+
+    with pytest.raises(SpecError, match=rf"gateways\.b\.{key} and gateways\.a\.{key} are both http://10\.0\.0\.1"):
+        two("10.0.0.1", "10.0.0.1")
+    assert two("10.0.0.1", "10.0.0.2")
+    assert two("127.0.0.1", "127.0.0.1"), "each machine has it for itself"
 
 
 @pytest.mark.parametrize("address", ["http://me:hunter2@10.0.0.1:80", "http://hunter2@h:80", "http://:hunter2@h:80/x"])

@@ -17,9 +17,12 @@ from tests.support.sites import Site, write_tiny
 from tsctl.archive.build import build_version
 from tsctl.archive.container import MANIFEST, write_entries
 from tsctl.archive.libraries import libraries_of
+from tsctl.archive.named import archive_of_name
 from tsctl.config.archive import read_archive_spec
+from tsctl.config.deployment import RayReplicas, VersionTarget
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
+from tsctl.host.progress import Progress
 from tsctl.nodes.bentoml.export import ADAPTER, export
 from tsctl.nodes.exported import new_folder
 from tsctl.nodes.ray.export import export as export_ray
@@ -90,6 +93,43 @@ def test_the_folder_for_ray_has_the_package_where_ray_s_processes_import_it(arch
     compile((target / "service.py").read_text(), "service.py", "exec")
 
 
+def test_the_folder_for_ray_has_the_replicas_of_deployment_yaml(archive: Path, tmp_path: Path) -> None:
+    def replicas(folder: str, *settings: VersionTarget) -> dict[str, object]:
+        export_ray(archive, tmp_path / folder, *settings)
+        [application] = yaml.safe_load((tmp_path / folder / "serve.yaml").read_text())["applications"]
+        [deployment] = application["deployments"]
+        return {name: value for name, value in deployment.items() if name != "name"}
+
+    actor = {"num_cpus": 1.0, "num_gpus": 0.0}
+    assert replicas("archive") == {"num_replicas": 1, "ray_actor_options": actor}
+    wanted = RayReplicas(num_cpus=0.5, num_gpus=1, max_replicas=7, target_ongoing_requests=3, max_replicas_per_node=2)
+    assert replicas("deployment", VersionTarget(workers=4, ray=wanted)) == {
+        "num_replicas": "auto",
+        "autoscaling_config": {"min_replicas": 4, "max_replicas": 7, "target_ongoing_requests": 3.0},
+        "max_replicas_per_node": 2,
+        "ray_actor_options": {"num_cpus": 0.5, "num_gpus": 1.0},
+    }
+
+
+def test_the_command_for_ray_reads_deployment_yaml(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "deployment.yaml").write_text(
+        "nodes: {r: {engine: ray, address: 'http://127.0.0.1:8265'}}\n"
+        "models: {tiny: {default: '1.0', versions: {'1.0': {workers: 3}}}}\n"
+    )
+    done = run_command(["export", "ray", str(archive), "--to", "out"], tmp_path, os.environ, 60)
+    assert done.status == 0, done.err
+    [application] = yaml.safe_load((tmp_path / "out" / "serve.yaml").read_text())["applications"]
+    assert application["deployments"][0]["num_replicas"] == 3
+
+
+@pytest.mark.parametrize("name", ["nope", "/etc/passwd"])
+def test_a_name_of_no_model_is_said_without_a_version(tmp_path: Path, name: str) -> None:
+    (tmp_path / "archives").mkdir()
+    with pytest.raises(ArchiveError, match=f"there is no model '{name}'"):
+        archive_of_name(Project(tmp_path), name, Progress())
+
+
 def test_libraries_are_those_of_the_handler_and_of_the_authors_files(archive: Path, tmp_path: Path) -> None:
     target = tmp_path / "tiny"
     export(archive, target)
@@ -157,7 +197,7 @@ def test_a_mistake_of_the_command_line_is_one_line(archive: Path, tmp_path: Path
     (tmp_path / "file").write_text("mine")
     for arguments, status, said in [
         ((str(archive),), 2, "--to"),
-        (("nothing", "--to", "out"), 3, "no archive of nothing"),
+        (("nothing", "--to", "out"), 3, "there is no model 'nothing'"),
         (("missing.mar", "--to", "out"), 3, "no such file"),
         ((str(archive), "--to", "file/out"), 2, "file/out cannot be written: "),
         ((str(archive), "--to", "file"), 2, "file exists already"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.api_server import TOKEN, Answer, Cluster, kubeconfig, serving
+from tests.support.commands import Result, run_command
 from tests.unit.test_kubernetes_render import contents, deployment, mirror, rendered, versions
 from tsctl.config.deployment import RouteSpec
 from tsctl.config.project import Project
@@ -19,7 +20,7 @@ from tsctl.errors import ConflictError, GatewayError, SpecError, TsctlError
 from tsctl.gateway.backend import EnvoyFiles, open_backend
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.kubernetes.api import ApiServer, NotThere, Refused
-from tsctl.gateway.kubernetes.backend import HttpRoutes
+from tsctl.gateway.kubernetes.backend import HttpRoutes, _trouble
 from tsctl.gateway.kubernetes.credentials import Credential, ServerAccess, open_access
 from tsctl.gateway.kubernetes.http_routes import http_route
 from tsctl.gateway.traffic import Shadow, Traffic, only
@@ -197,12 +198,90 @@ def test_a_controller_that_says_nothing_is_waited_for_and_no_longer(
     assert 2 <= seconds[0] < 3
 
 
+@pytest.fixture
+def alone(tmp_path: Path, server: tuple[Cluster, str]) -> Callable[..., Result]:
+    """Commands in a project whose versions run on the cluster alone."""
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "config").write_text(kubeconfig(server[1]))
+    content = {"models": {"digits": DIGITS}, "kubernetes": {"traffic": "httproute", "image": "r.example.com/n:1"}}
+    (tmp_path / "deployment.yaml").write_text(json.dumps(content))
+    environment = {"KUBECONFIG": str(tmp_path / "config")}
+    return lambda *arguments: run_command(arguments, tmp_path, environment, 60)
+
+
+def test_the_status_of_a_cluster_alone_has_its_versions_and_pods(
+    cluster: Cluster, alone: Callable[..., Result]
+) -> None:
+    ended = alone("status", "--json")
+    assert ended.status == 0, ended.err
+    status = ended.json()
+    assert (status["is_ready"], status["nodes"]) == (True, [])
+    assert status["cluster"] == [
+        {"model": "digits", "version": "1.0", "weight": 10_000, "is_shadow": False, "pods": 2},
+        {"model": "digits", "version": "2.0", "weight": 0, "is_shadow": False, "pods": 2},
+    ]
+    cluster.edit("Deployment", "digits--1-0", lambda one: one.update(status={}))
+    ended = alone("status")
+    assert (ended.status, "no pod is ready of digits 1.0" in ended.err) == (4, True), ended.err
+    assert "100%" in ended.out
+    cluster.edit("Deployment", "digits--2-0", lambda one: one.update(status={}))
+    assert "digits 2.0" not in alone("status").err, "a version without requests needs no pod"
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["up"], "names no node, and this command acts on nodes"),
+        (["up", "--foreground"], "names no node, and this command acts on nodes"),
+        (["models", "list"], "names no node, and this command acts on nodes"),
+        (["logs"], "names no node, and this command acts on nodes"),
+        (["keys", "list"], "HTTPRoutes of a cluster carry the traffic"),
+        (["gateway", "start"], "HTTPRoutes of a cluster carry the traffic"),
+        (["rollout", "plan", "digits", "2.0"], "HTTPRoutes of a cluster carry the traffic"),
+    ],
+)
+def test_what_does_nothing_for_a_cluster_says_so(
+    cluster: Cluster, alone: Callable[..., Result], command: list[str], says: str
+) -> None:
+    ended = alone(*command)
+    assert ended.status == 2, ended.err
+    assert says in ended.err and "gateway: {}" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "why", "is_refused"),
+    [
+        ([{"name": "a"}], {"a": (5, "True")}, "", False),
+        ([{"name": "a"}, {"name": "b"}], {"a": (5, "True")}, "no controller of Gateway b has looked", False),
+        ([{"name": "a"}, {"name": "b"}], {"a": (5, "True"), "b": (5, "False")}, "Gateway b: Accepted is False", True),
+        ([{"name": "a"}], {"a": (5, "True"), "gone": (2, "True")}, "", False),
+        ([{"name": "a"}], {"a": (4, "True")}, "Gateway a has not said Accepted of generation 5", False),
+        ([{"name": "a", "sectionName": "x"}], {"a": (5, "True")}, "no controller of Gateway a has looked", False),
+        ([{"name": "a", "namespace": "tsctl", "kind": "Gateway"}], {"a": (5, "True")}, "", False),
+        ([], {}, "the route names no Gateway", True),
+    ],
+)
+def test_every_gateway_that_the_route_names_must_have_accepted_it(
+    asked: list[Json], said: dict[str, tuple[int, str]], why: str, is_refused: bool
+) -> None:
+    def conditions(generation: int, status: str) -> list[Json]:
+        return [
+            {"type": kind, "status": status, "observedGeneration": generation} for kind in ("Accepted", "ResolvedRefs")
+        ]
+
+    parents = [{"parentRef": {"name": name}, "conditions": conditions(*state)} for name, state in said.items()]
+    route = {"metadata": {"namespace": "tsctl"}, "spec": {"parentRefs": asked}, "status": {"parents": parents}}
+    found, refused = _trouble(route, 5)
+    assert found.startswith(why) and bool(found) == bool(why)
+    assert refused == is_refused
+
+
 def test_a_route_that_no_gateway_looks_at_is_not_in_force(cluster: Cluster, server: tuple[Cluster, str]) -> None:
     spec, kubernetes = deployment({"traffic": "httproute"}, models={"digits": DIGITS})
     cluster.is_silent = True
     cluster.edit("HTTPRoute", "digits", lambda one: one.pop("status"))
     api = ApiServer(access(server[1]), "tsctl", sleep=lambda s: None)
-    with pytest.raises(GatewayError, match="no gateway's controller has looked at the route"):
+    with pytest.raises(GatewayError, match="no controller of Gateway tsctl has looked at the route"):
         HttpRoutes(api, kubernetes, spec, accepted_s=0).set_weights("digits", {"2.0": 500, "1.0": 9500})
 
 

@@ -118,6 +118,55 @@ def test_kserve_gets_its_own_objects_which_pass_as_well() -> None:
     route = next(one for one in made if one["kind"] == "HTTPRoute")
     assert {ref["port"] for rule in route["spec"]["rules"] for ref in rule["backendRefs"]} == {80}
     assert mistakes(made) == []
+    services = [one for one in made if one["kind"] == "InferenceService"]
+    budgets = [one["spec"]["selector"]["matchLabels"] for one in made if one["kind"] == "PodDisruptionBudget"]
+    assert budgets == [one["spec"]["predictor"]["labels"] for one in services]
+
+
+def test_kserve_gets_grpc_routes_to_its_own_services_and_what_it_lacks_is_said() -> None:
+    made = contents(rendered({"grpc": True}, with_kserve=True))
+    assert mistakes(made) == []
+    routes = [one for one in made if one["kind"] == "GRPCRoute"]
+    assert {one["metadata"]["name"] for one in routes} == {
+        one["metadata"]["name"] for one in made if one["kind"] == "HTTPRoute"
+    }
+    backends = [ref for route in routes for rule in route["spec"]["rules"] for ref in rule["backendRefs"]]
+    assert {ref["port"] for ref in backends} == {9000}
+    assert {ref["name"] for ref in backends} == {
+        f"{one['metadata']['name']}-predictor" for one in made if one["kind"] == "InferenceService"
+    }
+    spec, kubernetes = deployment({"grpc": True})
+    notes = differences(spec, kubernetes, [], {}, with_kserve=True)
+    assert [one for one in notes if one.startswith("KServe: it adds pods by processor time")]
+    assert [one for one in notes if "appProtocol" in one]
+    assert not [one for one in differences(spec, kubernetes, [], {}) if "KServe" in one]
+
+
+def test_a_model_with_the_name_of_a_file_keeps_its_route() -> None:
+    models = {"kustomization": {"default": "1.0", "versions": {"1.0": None}}, "role": MODELS["digits"]}
+    made = rendered(models=models)
+    files = documents(made)
+    for manifest in made:
+        found = [one for one in yaml.safe_load_all(files[manifest.file]) if one == manifest.content]
+        assert len(found) == 1, manifest.file
+    listed = yaml.safe_load(files["routes/kustomization.yaml"])["resources"]
+    assert sorted(listed) == sorted(
+        {one.file.removeprefix("routes/") for one in made if one.file.startswith("routes/")}
+    )
+
+
+@pytest.mark.parametrize(
+    ("kubernetes", "reason"),
+    [
+        ({"engine": "torchserve", "grpc": True}, "TorchServe has a gRPC API of its own"),
+        ({"cpu": "0.5m"}, "whole thousandths of a core"),
+        ({"cpu": "1.5m"}, "whole thousandths of a core"),
+    ],
+)
+def test_what_no_cluster_could_run_is_refused(kubernetes: Json, reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        deployment(kubernetes)
+    deployment({"cpu": "0.5"})
 
 
 def _rules(route: Json) -> list[Json]:
@@ -515,6 +564,8 @@ def test_what_manifests_cannot_give_is_refused_unless_the_file_does_without(more
     spec, kubernetes = deployment({"without": [name]}, **more)
     require_renderable(spec, kubernetes, with_kserve=False)
     assert any(one.startswith(f"{name}: left out") for one in differences(spec, kubernetes, [], {}))
+    twice, kubernetes = deployment({"without": [name, name]}, **more)
+    assert sum(one.startswith(f"{name}: left out") for one in differences(twice, kubernetes, [], {})) == 1
 
 
 def test_a_version_without_an_image_is_refused_and_may_have_its_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ import pytest
 from tests.support.ports import free_ports
 from tsctl.config.deployment import Budget, DeploymentSpec, read_deployment
 from tsctl.config.project import Project
+from tsctl.control import large
 from tsctl.control.folder import FolderPlace
-from tsctl.control.place import PlaceUnreachable, numbered
+from tsctl.control.place import LARGEST, PlaceUnreachable, TooLarge, numbered
 from tsctl.errors import ConflictError, GatewayError, SpecError
 from tsctl.gateway.change import set_clients
 from tsctl.gateway.envoy.admin import Host, NotAnswering
@@ -455,6 +457,70 @@ def test_a_gateway_in_an_empty_folder_takes_all_that_was_published(
     assert plain_keys(read_document(opened.files.routes)) == {}
     assert operator.shared is not None
     assert operator.shared.head().plain == {}, "a revoked key is nowhere in plain"
+
+
+def test_ten_thousand_keys_and_samples_that_are_images_reach_a_gateway(
+    operator: Gateway, tmp_path: Path, place: FolderPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "GENERATIONS_KEPT", 1)
+    plain = {digest(key): key for key in (os.urandom(32).hex() for _ in range(10_000))}
+    records = tuple(replace(RECORD, id=sha[:8], client=f"team-{i}", sha256=sha) for i, sha in enumerate(plain))
+    images = [replace(PLAIN, version=f"{n}.0", probe=Probe(os.urandom(240 << 10), "image/jpeg")) for n in (3, 4)]
+    publish(operator, ALONE, *images)
+    set_clients(operator, lambda _: list(records), plain)
+    assert operator.shared is not None
+    name = numbered(GENERATIONS, 2)
+    assert len(place.read(name) or b"") < LARGEST < len(large.read(place, name) or b"")
+    with pytest.raises(GatewayError, match="has format 2, and this tsctl reads 1"):  # as an older tsctl says it
+        from_bytes(place.read(name) or b"", name)
+    gateway = follower(tmp_path, place)
+    gateway.step()
+    assert (gateway.in_force.number, gateway.refusal) == (2, "")
+    opened = open_local(gateway.project, read_deployment(gateway.project.deployment))
+    assert plain_keys(read_document(opened.files.routes)) == plain
+    assert [upstream.probe for upstream in upstreams_written(opened)[1:]] == [upstream.probe for upstream in images]
+    set_clients(operator, lambda _: [RECORD], {RECORD.sha256: "key"})
+    assert place.names("parts/") == [], "the parts of generations that are gone are gone"
+
+
+def test_what_no_place_takes_is_said(operator: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large, "MOST", LARGEST)
+    image = replace(PLAIN, version="3.0", probe=Probe(os.urandom(LARGEST), "image/jpeg"))
+    with pytest.raises(TooLarge, match=r"000001\.json at the place of control would have .* it may have 1\.0 MB"):
+        publish(operator, ALONE, image)
+    assert operator.shared is not None
+    assert operator.shared.head().number == 0
+
+
+def test_a_generation_that_lost_a_part_is_damaged(operator: Gateway, tmp_path: Path, place: FolderPlace) -> None:
+    publish(operator, ALONE)
+    gateway = follower(tmp_path, place)
+    gateway.step()
+    image = replace(PLAIN, version="3.0", probe=Probe(os.urandom(LARGEST), "image/jpeg"))
+    publish(operator, ALONE, image)
+    place.delete(place.names("parts/")[-1])
+    gateway.step()
+    assert gateway.in_force.number == 1
+    assert "000002.json in the place of control is damaged" in gateway.refusal
+
+
+def test_a_large_report_is_read_and_its_parts_go_with_it(
+    operator: Gateway, tmp_path: Path, place: FolderPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(operator, ALONE)
+    gateway, page = follower(tmp_path, place), os.urandom(LARGEST).hex()
+    now = gateway._now
+    monkeypatch.setattr(gateway, "_now", lambda *asked: replace(now(*asked), page=page))
+    for _ in range(5):
+        gateway.report()
+    assert operator.shared is not None
+    assert operator.shared.reports()["a"].page == page
+    kept = {name.split("/")[4].split("-")[0] for name in place.names("parts/")}
+    assert kept == {"000003", "000004", "000005"}
+    monkeypatch.setattr(gateway, "_now", now)
+    for _ in range(3):
+        gateway.report()
+    assert place.names("parts/") == []
 
 
 def test_a_generation_that_means_nothing_here_is_refused_and_the_next_one_taken(

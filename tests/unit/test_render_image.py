@@ -329,11 +329,15 @@ def test_without_a_deployment_one_node_serves_what_is_named(project: Project, tm
     assert read_deployment(tmp_path / "images" / "nodes" / "main.yaml").models["tiny"].default == "1.0"
 
 
-def test_what_may_be_secret_is_in_no_image(project: Project, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "control", ["redis://:owl-9f3@c.example.com:6379/0", "redis://c.example.com/0?password=owl-9f3"]
+)
+def test_what_may_be_secret_is_in_no_image(project: Project, tmp_path: Path, control: str) -> None:
     team = select(project, ["tiny"], None)
+    options = {"key": "owl-9f3", "endpoint_url": "https://s3.example.com", "proxy_url": "https://me:owl-9f3@proxy:1"}
     secret = {
-        "store": {"address": "s3://models", "options": {"key": "owl-9f3", "endpoint_url": "https://s3.example.com"}},
-        "control": "redis://:owl-9f3@redis.example.com:6379/0",
+        "store": {"address": "s3://models", "options": options},
+        "control": control,
         "monitoring": {"webhook": "https://example.com/owl-9f3"},
     }
     document = {**yaml_of(project.deployment), **secret}

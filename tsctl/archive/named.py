@@ -7,6 +7,7 @@ from pathlib import Path
 from tsctl.archive.build import build_versions, read_archive_folders, select_versions
 from tsctl.archive.store import find_archive, list_archives, require_readable
 from tsctl.config.project import Project, find_project
+from tsctl.errors import ArchiveError
 from tsctl.host.progress import Progress
 
 
@@ -15,7 +16,7 @@ def archive_of_name(project: Project, name: str, progress: Progress) -> Path:
 
     Raises:
         SpecError: it has no such version.
-        ArchiveError: it cannot be built, or is not in the store.
+        ArchiveError: there is no such model, or its archive cannot be built, or is not in the store.
     """
     found = _stored_or_name(project, name)
     if isinstance(found, Path):
@@ -30,8 +31,11 @@ def _stored_or_name(project: Project, name: str) -> Path | str:
     folders = read_archive_folders(project)
     stored = [archive.version for archive in list_archives(project) if archive.model == model]
     built = list(folders[model][1].versions) if model in folders else []
+    if not version and not stored and not built:
+        known = sorted({*folders, *(archive.model for archive in list_archives(project))})
+        raise ArchiveError(f"there is no model {model!r}", f"There are: {', '.join(known) or 'none'}.")
     if not built or (version in stored and version not in built):
-        return find_archive(project, model, version or next(iter(stored), "1.0")).path
+        return find_archive(project, model, version or stored[0]).path
     chosen = f"{model}:{version or built[0]}"
     select_versions(project, [chosen])
     return chosen

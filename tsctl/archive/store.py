@@ -101,8 +101,8 @@ def find_archive(project: Project, model: str, version: str) -> StoredArchive:
         there = ", ".join(dict.fromkeys(f"{archive.model} {archive.version}" for archive in archives))
         raise ArchiveError(
             f"no archive of {model} {version} in {project.relative(project.published)}",
-            f"There are: {there or 'none'}. Build it: tsctl archive build {model}:{version}"
-            f" Where deployment.yaml names a store: tsctl archive pull {model}:{version}",
+            f"There are: {there or 'none'}. Build it: 'tsctl archive build {model}:{version}'."
+            f" Where deployment.yaml names a store: 'tsctl archive pull {model}:{version}'.",
         )
     return newest(matching)
 

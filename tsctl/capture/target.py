@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
+from tsctl.addresses import without_secrets
 from tsctl.archive.store import name_mistake
 from tsctl.compare.contender import Endpoint, endpoint_of
 from tsctl.config.deployment import DeploymentSpec
@@ -106,7 +107,9 @@ def url_target(url: str, key_file: Path | None, model: str, version: str | None)
     try:
         address = TypeAdapter(Address).validate_python(url)
     except ValidationError as error:
-        raise SpecError(f"--url {url}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        raise SpecError(
+            f"--url {without_secrets(url)}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+        ) from None
     trusted = "" if address.startswith("https://") else None
     headers: Mapping[str, str] = {} if key_file is None else {KEY_HEADER: _key(key_file)}
     return Target(model, version, address, endpoint_of(address + _path(model, version), headers), trusted)

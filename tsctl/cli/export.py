@@ -13,6 +13,7 @@ from tsctl.cli.output import print_done
 
 if TYPE_CHECKING:
     from tsctl.archive.libraries import Libraries
+    from tsctl.config.deployment import VersionTarget
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -35,10 +36,16 @@ def bentoml(name: Name, to: Target, json: Json = False) -> None:
 
 @app.command()
 def ray(name: Name, to: Target, json: Json = False) -> None:
-    """Write a folder that 'serve run' and 'serve deploy' of Ray Serve take; it needs no tsctl."""
+    """Write a folder that 'serve run' and 'serve deploy' of Ray Serve take; it needs no tsctl.
+
+    Its serve.yaml has the workers and the `ray` settings of the version in deployment.yaml, where there is one.
+    """
     from tsctl.nodes.ray.export import export
 
-    _export(name, to, export, f"cd {to} && serve run serve.yaml", json)
+    def with_settings(archive: Path, folder: Path) -> Libraries:
+        return export(archive, folder, _wanted(archive))
+
+    _export(name, to, with_settings, f"cd {to} && serve run serve.yaml", json)
 
 
 @app.command()
@@ -56,6 +63,24 @@ def triton(
 
     command = f"tritonserver --model-repository {to}"
     _export(name, to, lambda archive, folder: export(archive, folder, gpus, raw), command, json)
+
+
+def _wanted(archive: Path) -> VersionTarget | None:
+    """What deployment.yaml says of an archive's version; None where it does not name it."""
+    from tsctl.archive.store import require_readable
+    from tsctl.config.deployment import read_deployment
+    from tsctl.config.project import find_project
+    from tsctl.errors import SpecError
+
+    try:
+        project = find_project()
+    except SpecError:  # a file outside of any project
+        return None
+    if not project.deployment.is_file():
+        return None
+    model, version = require_readable(archive)
+    target = read_deployment(project.deployment).models.get(model)
+    return target.versions.get(version) if target is not None else None
 
 
 def _export(name: str, to: Path, export: Callable[[Path, Path], Libraries], command: str, as_json: bool) -> None:

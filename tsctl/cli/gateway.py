@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from tsctl.addresses import without_secrets
 from tsctl.cli.context import open_deployment, open_gateway_here, open_local_gateway
 from tsctl.cli.options import Json
 from tsctl.cli.output import print_done, print_json, print_table
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project, find_project
 from tsctl.config.weights import percent
-from tsctl.control.place import PlaceUnreachable, PlaceUnusable, shown
+from tsctl.control.place import PlaceUnreachable, PlaceUnusable
 from tsctl.errors import GatewayError, SpecError
 from tsctl.gateway.envoy import supervisor
 from tsctl.gateway.envoy.process import validate, write_static_files
@@ -135,7 +136,8 @@ def _follow(project: Project, name: str, control: str, foreground: bool, json: b
         )
     if not following.in_force.number:
         raise GatewayError(
-            f"nothing was published in {shown(control)} yet", "On the operator's machine: tsctl gateway publish"
+            f"nothing was published in {without_secrets(control)} yet",
+            "On the operator's machine: tsctl gateway publish",
         )
     gateway = open_named(project, read_deployment(project.deployment), name)
     following.remember()
@@ -143,7 +145,9 @@ def _follow(project: Project, name: str, control: str, foreground: bool, json: b
     number = following.in_force.number
     said = changes or [f"nothing to change: gateway {name} answers at {gateway.spec.address}"]
     document = {"name": name, "address": gateway.spec.address, "generation": number, "changes": changes}
-    print_done(document, [*said, f"gateway {name} follows {shown(control)}, from generation {number} on"], json)
+    print_done(
+        document, [*said, f"gateway {name} follows {without_secrets(control)}, from generation {number} on"], json
+    )
     if foreground:
         try:
             supervisor.run(gateway)

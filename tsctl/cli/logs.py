@@ -39,6 +39,7 @@ def logs(
     from tsctl.nodes.log_lines import follow as follow_lines
 
     project, deployment = open_deployment()
+    deployment.require_nodes()
     nodes = open_nodes(project, deployment) if node is None else [open_node(project, *deployment.node(node))]
     here = [opened for opened in nodes if opened.is_here]
     if not here:

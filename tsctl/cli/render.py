@@ -118,7 +118,7 @@ def kubernetes(
 
         if wrong := mistakes([manifest.content for manifest in made]):
             raise SpecError("\n".join(wrong), "This is a bug of tsctl where deployment.yaml says nothing of it.")
-    told = differences(deployment, spec, versions, offers_of(deployment, versions, traffic))
+    told = differences(deployment, spec, versions, offers_of(deployment, versions, traffic), kserve)
     files = documents(made)
     write(files, to)
     summary = f"{len(made)} manifests in {len(files)} files: kubectl apply -k {to}, then kubectl apply -k {to}/routes"

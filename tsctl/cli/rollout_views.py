@@ -23,6 +23,7 @@ from tsctl.config.project import Project, find_project
 from tsctl.control.place import PlaceUnreachable
 from tsctl.deploy.pulls import pull_target
 from tsctl.errors import AnalysisError
+from tsctl.gateway.backend import require_own_traffic
 from tsctl.gateway.state import open_gateway, traffic_in_force
 from tsctl.gateway.traffic import Traffic
 from tsctl.host.progress import Progress
@@ -220,6 +221,9 @@ def plan(
     Nothing is changed. What 'tsctl rollout start' refuses in every state of the gateway is refused.
     """
     project, deployment = open_deployment()
+    require_own_traffic(
+        deployment, "'tsctl rollout plan'", "'tsctl rollout start' says at each step how many requests it needs."
+    )
     require_no_weights(deployment, model)
     # a version without an archive cannot be released
     pull_target(project, deployment, model, version, Progress())

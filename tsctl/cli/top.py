@@ -69,6 +69,7 @@ def up(
     if metrics is not None:
         raise SpecError("--metrics serves them while the command runs", "Give --foreground as well.")
     project, deployment, nodes = _open_here(node)
+    deployment.require_nodes()
     if not nodes:
         raise NodeError(
             f"no node of deployment.yaml is started on this machine: {', '.join(deployment.nodes)}",
@@ -103,6 +104,7 @@ def _up_and_stay(named: str | None, metrics: str | None, json: bool) -> None:
     from tsctl.views.up import result_lines, up_json
 
     project, deployment, opened = _open_here(named)
+    deployment.require_nodes()
     nodes = [node for node in opened if node.is_ours]
 
     def say(result: UpResult) -> None:
@@ -180,23 +182,36 @@ def status(node: NodeShown = None, json: Json = False) -> None:
     """Show models, versions, workers, queues, and why a version is not ready; exit code 4 if one is not.
 
     Shows every node; a node that does not answer has a line with the reason. Exit code 5 if Envoy or its supervisor has
-    ended by itself or hangs.
+    ended by itself or hangs. With 'kubernetes: {traffic: httproute}' also the versions of the cluster: their shares of
+    the requests, and pods that are ready.
     """
+    from dataclasses import asdict
+
+    from tsctl.deploy.cluster_status import ClusterVersion, cluster_status
     from tsctl.deploy.status import all_status, node_status
-    from tsctl.errors import NodeError
+    from tsctl.errors import NodeError, TsctlError
     from tsctl.gateway.state import gateway_status, gateway_trouble, open_here
     from tsctl.nodes.engines import open_nodes
     from tsctl.nodes.record import unnamed_running
-    from tsctl.views.status import hint, routed_lines, trouble, unnamed_line
+    from tsctl.views.status import CLUSTER_COLUMNS, cluster_rows, hint, routed_lines, trouble, unnamed_line
 
     project, deployment = open_deployment()
-    if node is None and len(deployment.nodes) > 1:
+    if node is None and (len(deployment.nodes) > 1 or deployment.is_on_cluster):
         statuses = all_status(open_nodes(project, deployment), deployment)
     else:
         statuses = [node_status(open_one_node(node)[2], deployment)]
     only = statuses[0].as_json() if len(statuses) == 1 else {}  # as it was before `nodes` had each of any number
     is_ready = all(status.is_ready for status in statuses)
     document = {**only, "is_ready": is_ready, "nodes": [status.as_json() for status in statuses]}
+    served: list[ClusterVersion] = []
+    unknown: TsctlError | None = None
+    try:
+        served = cluster_status(deployment)
+    except TsctlError as error:  # it hides no node
+        unknown = error
+    if served or unknown:
+        document["is_ready"] = is_ready and unknown is None and all(one.is_ready for one in served)
+        document["cluster"] = [asdict(one) for one in served]
     gateway = gateway_status(open_here(project, deployment)) if deployment.gateway is not None else None
     if gateway is not None and gateway.gateways:
         document["gateways"] = [one.as_json() for one in gateway.gateways]
@@ -204,6 +219,9 @@ def status(node: NodeShown = None, json: Json = False) -> None:
         print_json(document)
     else:
         _print_statuses(statuses)
+        if served:
+            typer.echo("cluster:")
+            print_table(CLUSTER_COLUMNS, cluster_rows(served))
         if gateway is not None:
             typer.echo(f"\ngateway: {gateway.condition}, {gateway.address}; 'tsctl gateway status' has its routes")
             for line in (*(one.line for one in gateway.gateways), *routed_lines(gateway.traffic, deployment.models)):
@@ -213,6 +231,10 @@ def status(node: NodeShown = None, json: Json = False) -> None:
         _print_monitoring(project, deployment)
     if troubles := list(filter(None, map(trouble, statuses))):
         raise NodeError("\n".join(troubles), hint(statuses))
+    if unknown is not None:
+        raise unknown
+    if waiting := [f"{one.model} {one.version}" for one in served if not one.is_ready]:
+        raise NodeError(f"no pod is ready of {', '.join(waiting)}", "See kubectl get pods.")
     if gateway is not None and gateway.problem:
         raise gateway_trouble(gateway)
 

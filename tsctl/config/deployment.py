@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from handlers.contract import MOST_WORKERS
+from tsctl.addresses import has_secret
 from tsctl.config.environment import names
 from tsctl.config.kubernetes import KubernetesSpec
 from tsctl.config.monitoring import MonitoringSpec, Objectives
@@ -36,6 +37,12 @@ def _are_one_place(host: str, other: str) -> bool:
     wild, here = ("0.0.0.0", "::"), ("127.", "::1", "0.0.0.0", "::")  # noqa: S104 - compared, and not listened on
     meets_all = (first in wild or second in wild) and first.startswith(here) and second.startswith(here)
     return first == second or meets_all
+
+
+def is_on_every_machine(host: str) -> bool:
+    """Whether each machine has this address for itself, so that two machines may name it."""
+    ip = ip_address(host)
+    return ip.is_loopback or ip.is_unspecified
 
 
 def _of_listener(address: str) -> str:
@@ -172,6 +179,12 @@ class RayReplicas(SpecModel):
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 8.0  # of each replica; above it Ray starts another one
     max_replicas_per_node: Annotated[int, Field(ge=1, le=100)] | None = None  # on one machine; None: as Ray likes
 
+    @model_validator(mode="after")
+    def _check_gpus(self) -> RayReplicas:
+        if self.num_gpus > 1 and self.num_gpus != int(self.num_gpus):
+            raise ValueError(f"num_gpus {self.num_gpus:g} is more than one and not whole, which Ray does not give")
+        return self
+
 
 class VersionTarget(SpecModel):
     """The wanted state of one version on each of its nodes."""
@@ -182,6 +195,13 @@ class VersionTarget(SpecModel):
     ray: RayReplicas = RayReplicas()  # on nodes of Ray, where a worker is a replica
     #: The first digits of its archive's SHA-256, 12 at least; None: the current one in the store.
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12,64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> VersionTarget:
+        most = self.ray.max_replicas
+        if most is not None and self.workers is not None and most < self.workers:
+            raise ValueError(f"ray.max_replicas {most} is less than workers {self.workers}, the least number of them")
+        return self
 
 
 class ModelTarget(SpecModel):
@@ -248,7 +268,7 @@ class ModelTarget(SpecModel):
 
 
 def _without_user(address: str) -> str:
-    if "@" in urlsplit(address).netloc:
+    if has_secret(address):
         raise ValueError("must not name a user or a secret: the file system reads them from the environment")
     return address
 
@@ -263,7 +283,7 @@ class RecordsSpec(SpecModel):
 class DeploymentSpec(SpecModel):
     """The whole file."""
 
-    nodes: Annotated[dict[NodeName, NodeSpec], Field(min_length=1)]  # by name
+    nodes: dict[NodeName, NodeSpec] = {}  # by name; none: a cluster alone runs versions, by `kubernetes.traffic`
     models: dict[ModelName, ModelTarget] = {}  # by name
     gateway: GatewaySpec | None = None  # None: clients call the nodes
     gateways: dict[
@@ -285,9 +305,23 @@ class DeploymentSpec(SpecModel):
         return {"gateway": {}, **content} if isinstance(content, dict) and content.get("gateways") else content
 
     @model_validator(mode="after")
+    def _check_any_node(self) -> DeploymentSpec:
+        if not self.nodes and not self.is_on_cluster:
+            raise ValueError("nodes: missing, and required; they may be left out with kubernetes: {traffic: httproute}")
+        return self
+
+    @model_validator(mode="after")
     def _check_gateways(self) -> DeploymentSpec:
         if self.gateways and self.control is None:
             raise ValueError("gateways need control: the place where all of them find what is to be in force")
+        taken: dict[tuple[str, int], str] = {}  # who listens there, of hosts that are one machine's alone
+        for name, place in self.gateways.items():
+            for key, address in (("address", place.address), ("metrics", place.metrics)):
+                if is_on_every_machine(_host_port(address)[0]):
+                    continue
+                if other := taken.get(_host_port(address)):
+                    raise ValueError(f"gateways.{name}.{key} and {other} are both {address}")
+                taken[_host_port(address)] = f"gateways.{name}.{key}"
         own = {"address", "metrics", "tls"} & (self.gateway.model_fields_set if self.gateway else set())
         if self.gateways and own:
             raise ValueError(f"gateway must not have {', '.join(sorted(own))}, which each of the gateways has")
@@ -365,12 +399,26 @@ class DeploymentSpec(SpecModel):
         target = self.models.get(model)
         return self.monitoring.objectives.replaced_by(target.objectives if target else None)
 
+    @property
+    def is_on_cluster(self) -> bool:
+        """Whether HTTPRoutes of a cluster carry the traffic."""
+        return self.kubernetes is not None and self.kubernetes.traffic == "httproute"
+
+    def require_nodes(self) -> None:
+        """Raises SpecError where there is no node, as on a cluster alone."""
+        if not self.nodes:
+            raise SpecError(
+                "deployment.yaml names no node, and this command acts on nodes: its versions run on a cluster alone",
+                "There: tsctl render kubernetes, plan, apply, weights, shadow, rollout. See docs/kubernetes.md.",
+            )
+
     def node(self, name: str | None) -> tuple[str, NodeSpec]:
         """The node of that name; None means the only one.
 
         Raises:
             SpecError: no such node, or none was named and there are several.
         """
+        self.require_nodes()
         if name is None and len(self.nodes) == 1:
             return next(iter(self.nodes.items()))
         if name is None:

@@ -29,6 +29,8 @@ def _cpu(value: str) -> str:
     match = _QUANTITY.fullmatch(value)
     if match is None or match["unit"] not in (None, "m") or not float(match["number"]):
         raise ValueError('must be a number of cores such as "2" or "500m"')
+    if match["unit"] == "m" and "." in match["number"]:
+        raise ValueError("must be whole thousandths of a core, such as 500m: Kubernetes knows no smaller part")
     return value
 
 
@@ -128,6 +130,10 @@ class KubernetesSpec(SpecModel):
             raise ValueError("gateway_class renders a Gateway in `namespace`: leave gateway_namespace out")
         if self.grpc and self.traffic == "httproute":
             raise ValueError("grpc makes GRPCRoutes, whose weights tsctl does not change: leave it or traffic out")
+        if self.grpc and self.engine == "torchserve":
+            raise ValueError(
+                "grpc needs engine uvicorn: TorchServe has a gRPC API of its own, and not the Open Inference Protocol"
+            )
         if self.tls_secret is not None and self.gateway_class is None:
             raise ValueError("tls_secret is of the Gateway that gateway_class renders; without one, name it there")
         return self

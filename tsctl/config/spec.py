@@ -7,7 +7,6 @@ YAML, and it is refused rather than guessed. `yaml_files.py` has the bounds, and
 from __future__ import annotations
 
 import difflib
-import re
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
+from tsctl.addresses import without_secrets
 from tsctl.config.yaml_files import YamlMistake, read_yaml
 from tsctl.errors import SpecError
 
@@ -23,7 +23,7 @@ from tsctl.errors import SpecError
 class SpecModel(BaseModel):
     """Base of every schema: unknown keys are mistakes, values are never coerced, and the result is frozen."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 def _not_token(name: str) -> str:
@@ -120,7 +120,7 @@ def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[
         elif kind == "missing":
             lines.append(f"{name}: {key}: missing, and required")
         else:
-            value = "***" if "options" in where else _shortened(entry["input"])  # which hold secrets
+            value = "***" if {"options", "webhook"} & set(where) else _shortened(entry["input"])  # which hold secrets
             lines.append(f"{name}: {key or 'content'}: {value}: {_expectation(entry)}")
     if error.error_count() > MOST_MISTAKES:
         lines.append(f"{name}: {error.error_count() - MOST_MISTAKES} more mistakes")
@@ -137,9 +137,8 @@ def _expectation(entry: Any) -> str:
 
 
 def _shortened(value: object) -> str:
-    """The value as it is shown, without the user and password of an address."""
-    text = re.sub(r"//[^/?#\s'\"]*@", "//***@", repr(value))
-    text = re.sub(r"((?:password|username)=)[^&\s'\"]+", r"\1***", text)
+    """The value as it is shown, without the secrets of an address."""
+    text = without_secrets(repr(value))
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from tsctl.addresses import without_secrets
 from tsctl.control.folder import FolderPlace
-from tsctl.control.place import Place, PlaceUnusable, check, shown
+from tsctl.control.place import Place, PlaceUnusable, check
 
 
 def open_place(address: str) -> Place:
@@ -39,6 +40,6 @@ def _place_at(address: str) -> Place:
 
         return open_s3(address)
     raise PlaceUnusable(
-        f"control: {shown(address)} is no place that tsctl knows",
+        f"control: {without_secrets(address)} is no place that tsctl knows",
         "Give a folder that all machines see, redis://HOST:PORT/DB, rediss://..., or s3://BUCKET/PREFIX.",
     )

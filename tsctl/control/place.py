@@ -16,11 +16,10 @@ no clock, and no lock of a server, keeps two writers apart.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from tsctl.errors import AnalysisError, ConflictError, SpecError
 
@@ -51,6 +50,16 @@ class PlaceUnusable(SpecError):
     """The place cannot be used as it is: a person must change the address, the credentials, or the place."""
 
 
+class TooLarge(SpecError):
+    """The content is larger than an object may be."""
+
+    def __init__(self, name: str, size: int, most: int) -> None:
+        super().__init__(
+            f"{name} at the place of control would have {size / 1e6:.1f} MB; it may have {most / 1e6:.1f} MB",
+            "Divide the keys or the models between deployments, each with a control of its own.",
+        )
+
+
 class Place(Protocol):
     """Objects by name, such as `rollouts/digits/000007.json`, of less than LARGEST bytes each.
 
@@ -66,6 +75,7 @@ class Place(Protocol):
 
         Raises:
             AlreadyThere: an object has the name, whatever its content.
+            TooLarge: the content has LARGEST bytes or more; `large.create` takes it.
         """
 
     def read(self, name: str) -> bytes | None:
@@ -118,9 +128,9 @@ def require_name(name: str) -> None:
 
 
 def require_small(name: str, content: bytes) -> None:
-    """Raises ValueError where the content is too large for an object."""
+    """Raises TooLarge where the content is too large for an object."""
     if len(content) >= LARGEST:
-        raise ValueError(f"{name} would have {len(content)} bytes; an object has less than {LARGEST}")
+        raise TooLarge(name, len(content), LARGEST - 1)
 
 
 def numbered(prefix: str, number: int) -> str:
@@ -134,12 +144,19 @@ def numbers(place: Place, prefix: str) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def read_on(place: Place, prefix: str, first: int) -> list[bytes]:
-    """The numbered objects from `first` on, up to the first number that is missing."""
+def read_on(
+    place: Place, prefix: str, first: int, read: Callable[[Place, str], bytes | None] | None = None
+) -> list[bytes]:
+    """The numbered objects from `first` on, up to the first number that is missing.
+
+    Args:
+        read: an object, such as `large.read`; None: `Place.read`.
+    """
     contents: list[bytes] = []
     with ThreadPoolExecutor(READERS) as readers:
         for wanted in _batches(first):
-            found = list(readers.map(lambda number: place.read(numbered(prefix, number)), wanted))
+            names = [numbered(prefix, number) for number in wanted]
+            found = list(readers.map(lambda name: read(place, name) if read else place.read(name), names))
             there = found.index(None) if None in found else len(found)
             contents += [content for content in found[:there] if content is not None]
             if there < len(found):
@@ -153,9 +170,3 @@ def _batches(first: int) -> Iterator[range]:
     while True:
         yield range(first, first + size)
         first, size = first + size, READERS
-
-
-def shown(address: str) -> str:
-    """The address without a user's name and password."""
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.scheme else address

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tsctl.addresses import without_secrets
 from tsctl.control.place import (
     AlreadyThere,
     PlaceUnreachable,
@@ -19,7 +20,6 @@ from tsctl.control.place import (
     is_name,
     require_name,
     require_small,
-    shown,
 )
 
 #: In front of every key, so that a Redis may serve caches as well.
@@ -38,7 +38,7 @@ class RedisPlace:
     """
 
     def __init__(self, address: str, client: Any) -> None:
-        self.address = shown(address)
+        self.address = without_secrets(address)
         self._client = client
 
     def create(self, name: str, content: bytes) -> None:

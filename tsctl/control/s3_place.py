@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from tsctl.addresses import without_secrets
 from tsctl.control.place import AlreadyThere, PlaceUnreachable, PlaceUnusable, is_name, require_name, require_small
 
 #: Seconds for a connection, and for an answer.
@@ -92,8 +93,9 @@ class S3Place:
                 ) from None
             raise PlaceUnreachable(message, "Run this again.") from None
         except (HTTPClientError, ConnectionError, OSError) as error:
+            server = without_secrets(self._client.meta.endpoint_url)
             raise PlaceUnreachable(
-                f"control: {self.address} at {self._client.meta.endpoint_url} does not answer: {type(error).__name__}",
+                f"control: {self.address} at {server} does not answer: {type(error).__name__}",
                 "Can it be reached from here? AWS_ENDPOINT_URL names another server.",
             ) from None
         except NoCredentialsError:
@@ -101,7 +103,9 @@ class S3Place:
                 f"control: no credentials for {self.address}", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
             ) from None
         except BotoCoreError as error:
-            raise PlaceUnusable(f"control: {self.address} cannot be used: {error}", "Correct the address.") from None
+            raise PlaceUnusable(
+                f"control: {self.address} cannot be used: {without_secrets(str(error))}", "Correct the address."
+            ) from None
 
 
 def open_s3(address: str) -> S3Place:
@@ -129,5 +133,7 @@ def open_s3(address: str) -> S3Place:
     try:
         client = boto3.client("s3", config=config)
     except (BotoCoreError, ValueError) as error:
-        raise PlaceUnusable(f"control: S3 cannot be used: {error}", "Set AWS_DEFAULT_REGION, for example.") from None
+        raise PlaceUnusable(
+            f"control: S3 cannot be used: {without_secrets(str(error))}", "Set AWS_DEFAULT_REGION, for example."
+        ) from None
     return S3Place(client, parts.netloc, parts.path.strip("/"))

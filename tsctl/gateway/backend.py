@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
+from tsctl.errors import SpecError
 from tsctl.gateway import change
 from tsctl.gateway.state import Gateway, open_gateway, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic
@@ -66,7 +67,15 @@ def gateway_of(backend: TrafficBackend) -> Gateway | None:
 
 def is_on_cluster(deployment: DeploymentSpec) -> bool:
     """Whether HTTPRoutes of a cluster carry the traffic."""
-    return deployment.kubernetes is not None and deployment.kubernetes.traffic == "httproute"
+    return deployment.is_on_cluster
+
+
+def require_own_traffic(deployment: DeploymentSpec, command: str, instead: str) -> None:
+    """Raises SpecError where HTTPRoutes carry the traffic, and the command knows only that of tsctl's gateway."""
+    if deployment.is_on_cluster:
+        raise SpecError(
+            f"{command} knows a gateway of tsctl alone, and HTTPRoutes of a cluster carry the traffic", instead
+        )
 
 
 def open_backend(project: Project, deployment: DeploymentSpec) -> TrafficBackend:

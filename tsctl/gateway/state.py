@@ -93,6 +93,11 @@ class Gateway:
 
 def open_gateway(project: Project, deployment: DeploymentSpec) -> Gateway:
     """The gateway, or all of several, to be read and changed; raises SpecError where the deployment has none."""
+    if deployment.gateway is None and deployment.is_on_cluster:
+        raise SpecError(
+            "deployment.yaml has no gateway of tsctl: HTTPRoutes of a cluster carry the traffic",
+            "There: tsctl weights, shadow set, rollout start. Keys, budgets and captures need a gateway of tsctl.",
+        )
     if deployment.gateway is None:
         raise SpecError(
             "deployment.yaml has no gateway", "Add 'gateway: {}' for one at http://127.0.0.1:8000; see docs/gateway.md."

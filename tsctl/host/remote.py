@@ -16,6 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from tsctl.addresses import without_secrets
+
 #: Have no folders, only names, which appear whole; to make a folder there could make a bucket that nobody wants.
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss"}
 #: Ends the name of a file that is not whole yet; no reader takes it.
@@ -38,10 +40,6 @@ _NOT_CONNECTED = {
 }
 #: Options that hold no secret.
 _OPEN = re.compile(r"(url|region|region_name|project|location|protocol)$", re.IGNORECASE)
-_USER = re.compile(r"//[^/?#\s'\"]*@")
-_SIGNED = re.compile(
-    r"((?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)|sig|token)=)[^&\s'\"]+", re.I
-)
 
 
 def is_open(option: str) -> bool:
@@ -195,7 +193,7 @@ def hidden(text: str, options: Mapping[str, Any]) -> str:
     """The text without users of addresses, signatures and values of the options."""
     for secret in sorted(secrets_of(options), key=len, reverse=True):
         text = text.replace(secret, "***")
-    return _SIGNED.sub(r"\1***", _USER.sub("//***@", text))
+    return without_secrets(text)
 
 
 @contextmanager
@@ -287,7 +285,7 @@ def _pause(error: BaseException) -> float | None:
 
 
 def reason_of(error: BaseException) -> str:
-    """What the error says, on one line."""
+    """What the error says, on one line, without secrets of addresses."""
     if type(error).__name__ == "FSTimeoutError":
         return f"no answer within {CALL_S:g} s"
-    return " ".join(str(error).split()) or type(error).__name__
+    return without_secrets(" ".join(str(error).split())) or type(error).__name__

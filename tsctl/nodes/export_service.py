@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
@@ -35,8 +36,13 @@ class Service:
     templates: tuple[str, ...]  # files in the folder `templates` of `tsctl.nodes.ENGINE`
 
 
-def export_service(service: Service, archive: Path, target: Path) -> Libraries:
+def export_service(
+    service: Service, archive: Path, target: Path, more: Callable[[int], Mapping[str, Any]] = lambda workers: {}
+) -> Libraries:
     """Write the archive to the folder `target`, whole or not at all; the packages that it needs.
+
+    Args:
+        more: values of the templates, from the number of workers that the archive asks for.
 
     Raises:
         SpecError: there is something of that name.
@@ -62,12 +68,14 @@ def export_service(service: Service, archive: Path, target: Path) -> Libraries:
         handler = str((contents.config.get("serving") or {}).get("handler", ""))
         libraries = libraries_of(folder / "archive", [*service.programs, handler], service.server, OF_TEXT)
         name_in_store = store_name(model, version, contents.digest)
-        names: dict[str, str | int] = {
+        workers = max(1, facts.integer("minWorkers") or 1)
+        names: dict[str, Any] = {
             "model": model,
             "version": version,
             "archive": name_in_store,
             "digest": contents.digest,
-            "workers": max(1, facts.integer("minWorkers") or 1),
+            "workers": workers,
+            **more(workers),
         }
         for name in service.templates:
             (folder / name).write_text(_render(service, name, names), encoding="utf-8")
@@ -75,7 +83,7 @@ def export_service(service: Service, archive: Path, target: Path) -> Libraries:
     return libraries
 
 
-def _render(service: Service, name: str, names: Mapping[str, str | int]) -> str:
+def _render(service: Service, name: str, names: Mapping[str, Any]) -> str:
     folder = files(f"{__package__}.{service.engine}")
     template = folder.joinpath("templates", f"{name}.jinja").read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701 - no HTML

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from tsctl.config.deployment import ModelTarget
+from tsctl.config.weights import percent
+from tsctl.deploy.cluster_status import ClusterVersion
 from tsctl.deploy.status import NodeStatus
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.monitoring.exchanges import Exchanges
@@ -83,6 +85,16 @@ def routed_lines(traffic: Iterable[Traffic], models: Mapping[str, ModelTarget]) 
         f" {models[route.model].default}"
         for route in traffic
         if route.model in models and list(route.shares) != [models[route.model].default]
+    ]
+
+
+CLUSTER_COLUMNS = ("model", "version", "requests", "pods ready")
+
+
+def cluster_rows(versions: Iterable[ClusterVersion]) -> list[tuple[str, str, str, str]]:
+    """The rows of CLUSTER_COLUMNS."""
+    return [
+        (one.model, one.version, "copies" if one.is_shadow else percent(one.weight), str(one.pods)) for one in versions
     ]
 
 

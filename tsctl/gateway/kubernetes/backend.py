@@ -206,12 +206,21 @@ def _patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Json:
 
 
 def _trouble(route: Json, generation: int) -> tuple[str, bool]:
-    """Why the route is not in force yet, and whether a Gateway has refused it; empty where it is."""
-    parents = (route.get("status") or {}).get("parents") or []
-    if not parents:
-        return "no gateway's controller has looked at the route", False
-    for parent in parents:
-        name = parent.get("parentRef", {}).get("name", "")
+    """Why the route is not in force yet, and whether a Gateway has refused it; empty where it is.
+
+    Each Gateway that the route names must have accepted it. One that it named before may still have an entry.
+    """
+    gateways = route["spec"].get("parentRefs") or ()
+    if not gateways:
+        return "the route names no Gateway", True
+    namespace = route["metadata"].get("namespace", "")
+    said = {
+        _identity(one.get("parentRef", {}), namespace): one for one in (route.get("status") or {}).get("parents") or ()
+    }
+    for gateway in gateways:
+        name, parent = gateway.get("name", ""), said.get(_identity(gateway, namespace))
+        if parent is None:
+            return f"no controller of Gateway {name} has looked at the route", False
         conditions = {one["type"]: one for one in parent.get("conditions") or ()}
         for kind in (_ACCEPTED, _RESOLVED):
             one = conditions.get(kind)
@@ -220,3 +229,15 @@ def _trouble(route: Json, generation: int) -> tuple[str, bool]:
             if one.get("status") != "True":
                 return f"Gateway {name}: {kind} is {one.get('status')}: {one.get('reason')}: {one.get('message')}", True
     return "", False
+
+
+def _identity(reference: Mapping[str, Any], namespace: str) -> tuple[Any, ...]:
+    """What a reference to a Gateway names, with the defaults of the Gateway API."""
+    return (
+        reference.get("group", "gateway.networking.k8s.io"),
+        reference.get("kind", "Gateway"),
+        reference.get("namespace") or namespace,
+        reference.get("name"),
+        reference.get("sectionName"),
+        reference.get("port"),
+    )

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tsctl.addresses import without_secrets
 from tsctl.config.yaml_files import YamlMistake, parse_yaml
 from tsctl.errors import SpecError
 from tsctl.host.documents import first_mistake, parse_json
@@ -112,7 +113,10 @@ def _from_files(paths: list[Path], context: str | None) -> ServerAccess:
     except ValueError:
         is_address = False
     if not is_address:
-        raise SpecError(f"{of_cluster}: server of cluster {chosen.get('cluster')} must be an address, got {server!r}")
+        raise SpecError(
+            f"{of_cluster}: server of cluster {chosen.get('cluster')} must be an address,"
+            f" got {without_secrets(server)!r}"
+        )
     if cluster.get("insecure-skip-tls-verify"):
         raise SpecError(
             f"{of_cluster}: insecure-skip-tls-verify of cluster {chosen.get('cluster')} is set, and tsctl sends no"

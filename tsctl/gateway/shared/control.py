@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from tsctl.control import large
 from tsctl.control.open import open_place
 from tsctl.control.place import AlreadyThere, Place, PlaceUnreachable, numbered, numbers
 from tsctl.errors import ConflictError, GatewayError
@@ -84,7 +85,7 @@ class SharedGateways:
             return self._keep(Generation())
         if self._base is None or after[0] != base:
             name = numbered(GENERATIONS, after[0])
-            content = self.place.read(name)
+            content = large.read(self.place, name)
             if content is None:
                 raise GatewayError(f"{name} was removed while it was read", "Run this again.")
             return self._keep(from_bytes(content, name))
@@ -107,7 +108,7 @@ class SharedGateways:
         for number in reversed(before):
             name = numbered(GENERATIONS, number)
             with suppress(DamagedGeneration):
-                if (content := self.place.read(name)) is not None:
+                if (content := large.read(self.place, name)) is not None:
                     sound = from_bytes(content, name)
                     self._require_term(sound)
                     why = f"generation {number} again, because {newest} is damaged"
@@ -209,7 +210,7 @@ class SharedGateways:
         made = replace(content, number=after + 1, why=why, by=person(), at=at)
         name = numbered(GENERATIONS, made.number)
         try:
-            self.place.create(name, to_bytes(made))
+            large.create(self.place, name, to_bytes(made))
         except AlreadyThere:
             self._base = None
             other = self.head()
@@ -227,6 +228,7 @@ class SharedGateways:
             for number in numbers(self.place, GENERATIONS):
                 if number <= newest - GENERATIONS_KEPT:
                     self.place.delete(numbered(GENERATIONS, number))
+            large.delete_parts(self.place, GENERATIONS, newest - GENERATIONS_KEPT)
 
     def _wait(self, number: int) -> dict[str, str]:
         """Waits until every gateway that reports has the generation, or refused it; the refusals by gateway.
@@ -270,7 +272,7 @@ class SharedGateways:
             if gateway in self.names
         }
         with ThreadPoolExecutor(max(1, len(wanted))) as readers:
-            contents = readers.map(self.place.read, wanted.values())
+            contents = readers.map(lambda name: large.read(self.place, name), wanted.values())
             read = {
                 gateway: report_of(content, name)
                 for (gateway, name), content in zip(wanted.items(), contents, strict=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tsctl.config.deployment import DeploymentSpec, read_deployment
 from tsctl.config.project import Project
+from tsctl.control import large
 from tsctl.control.open import open_place
 from tsctl.control.place import AlreadyThere, Place, numbered, numbers
 from tsctl.errors import ConflictError, GatewayError, SpecError, TsctlError
@@ -80,6 +81,7 @@ class Follower:
     _taken_at: float = field(default_factory=time.monotonic)
     _refused: tuple[int, str] = (0, "")
     _report: int | None = None  # the number of the last one
+    _in_parts: int | None = None  # the number of the last one that had parts; None: not known
     _others: dict[str, tuple[int, float]] = field(default_factory=dict)  # newest report and when it was seen first
     _due: Due = field(default_factory=Due)
 
@@ -149,7 +151,7 @@ class Follower:
 
     def _take(self, number: int) -> bool:
         name = numbered(GENERATIONS, number)
-        content = self.place.read(name)
+        content = large.read(self.place, name)
         if content is None:  # removed, as a newer one is there
             return False
         try:
@@ -238,7 +240,7 @@ class Follower:
         number = self._last_report() + 1
         prefix = f"{REPORTS}/{self.name}"
         try:
-            self.place.create(numbered(prefix, number), report_bytes(self._now(number, is_stopped)))
+            has_parts = large.create(self.place, numbered(prefix, number), report_bytes(self._now(number, is_stopped)))
         except AlreadyThere:
             self._report = None  # read anew
             raise GatewayError(
@@ -248,6 +250,10 @@ class Follower:
         self._report = number
         if (old := number - REPORTS_KEPT) > 0:
             self.place.delete(numbered(prefix, old))
+        if has_parts or self._in_parts is None:  # an earlier process may have left some
+            self._in_parts = number
+        if old <= self._in_parts:
+            large.delete_parts(self.place, prefix, old)
 
     def _last_report(self) -> int:
         if self._report is None:

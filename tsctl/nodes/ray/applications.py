@@ -19,6 +19,21 @@ DEPLOYMENT = "worker"
 HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 5.0, 20.0
 
 
+def number_of(workers: int, replicas: RayReplicas) -> Config:
+    """How many replicas a deployment has: `workers` of them, or more under load."""
+    most = replicas.max_replicas
+    if most is None or most <= workers:
+        return {"num_replicas": workers}
+    return {
+        "num_replicas": "auto",
+        "autoscaling_config": {
+            "min_replicas": workers,
+            "max_replicas": most,
+            "target_ongoing_requests": replicas.target_ongoing_requests,
+        },
+    }
+
+
 @dataclass(frozen=True)
 class Application:
     """One version."""
@@ -62,7 +77,7 @@ class Application:
             "deployments": [
                 {
                     "name": DEPLOYMENT,
-                    **self._number(),
+                    **number_of(self.workers, self.replicas),
                     **({"max_replicas_per_node": most} if (most := self.replicas.max_replicas_per_node) else {}),
                     "max_ongoing_requests": self.most_ongoing,
                     "user_config": {
@@ -76,19 +91,6 @@ class Application:
                 }
             ],
         }  # fmt: skip
-
-    def _number(self) -> Config:
-        most = self.replicas.max_replicas
-        if most is None or most <= self.workers:
-            return {"num_replicas": self.workers}
-        return {
-            "num_replicas": "auto",
-            "autoscaling_config": {
-                "min_replicas": self.workers,
-                "max_replicas": most,
-                "target_ongoing_requests": self.replicas.target_ongoing_requests,
-            },
-        }
 
     def as_default(self, is_default: bool) -> Application:
         """The same as the default of its model, or not."""

@@ -157,7 +157,7 @@ class RayNode(ManagedNode):
     def configure(self, model: str, version: str, note: Note) -> None:
         with self._locked(model):
             before = self._application(model, version)
-            wanted = replace(before, replicas=self._replicas(model, version), python=self.spec.python)
+            wanted = replace(before, replicas=self._replicas(model, version, before.workers), python=self.spec.python)
             try:
                 self._redeclare(before, wanted)
                 self._wait_deployed(wanted, note)
@@ -194,17 +194,18 @@ class RayNode(ManagedNode):
         facts = facts_of(archive.path)
         digest = digest_of(archive.path)
         batch_size = facts.batch_size
+        workers = workers or max(1, facts.integer("minWorkers") or 1)
         application = Application(
             model=archive.model,
             version=version,
             archive=archive.path.name,
             digest=digest,
             package=package_name(digest),
-            workers=workers or max(1, facts.integer("minWorkers") or 1),
+            workers=workers,
             startup_s=facts.integer("startupTimeout") or 120,
             most_ongoing=(facts.integer("jobQueueSize") or 100) + batch_size,
             drain_s=float(facts.integer("responseTimeout") or 60),
-            replicas=self._replicas(archive.model, version),
+            replicas=self._replicas(archive.model, version, workers),
             python=self.spec.python,
             is_default=not any(report.key[0] == archive.model for report in self.reports()),
         )
@@ -221,7 +222,7 @@ class RayNode(ManagedNode):
         def scaled(one: Application) -> Application:
             if (one.model, one.version) != (model, version):
                 return one
-            return replace(one, workers=workers, replicas=self._replicas(model, version))
+            return replace(one, workers=workers, replicas=self._replicas(model, version, workers))
 
         self._edit(scaled)
 
@@ -263,14 +264,21 @@ class RayNode(ManagedNode):
             self.client.put_package(application.package, package(archive.path))
             self.client.has_package(application.package)  # keeps it until the application uses it
 
-    def _replicas(self, model: str, version: str) -> RayReplicas:
-        """What deployment.yaml says of the version's replicas."""
+    def _replicas(self, model: str, version: str, workers: int) -> RayReplicas:
+        """What deployment.yaml says of the version's replicas; raises NodeError where it allows less than `workers`."""
         project = Project(self.folder.parents[2])  # its folder is .tsctl/nodes/NAME
         if not project.deployment.is_file():
             return RayReplicas()
         target = read_deployment(project.deployment).models.get(model)
         named = target.versions.get(version) if target is not None else None
-        return named.ray if named is not None else RayReplicas()
+        replicas = named.ray if named is not None else RayReplicas()
+        if replicas.max_replicas is not None and replicas.max_replicas < workers:
+            raise NodeError(
+                f"{model} {version} cannot have {workers} workers: deployment.yaml says max_replicas"
+                f" {replicas.max_replicas}",
+                "Give the version fewer `workers`, or a larger `ray.max_replicas`.",
+            )
+        return replicas
 
 
 def _is_of(config: Config, model: str, version: str) -> bool:

@@ -21,6 +21,8 @@ from tsctl.nodes.triton.model_config import RAW_INPUTS, RAW_OUTPUTS, Batching, T
 from tsctl.nodes.triton.repository import ADAPTER, NUMBER, unfit
 
 DESCRIBE_S = 120.0
+#: Beside the model's folder: the packages that its code needs.
+REQUIREMENTS = "requirements.txt"
 _DESCRIBE = "import sys; sys.path.insert(0, '.'); from handlers.adapters.triton.describe import main; main()"
 #: The program of the bundled package that runs.
 PROGRAM = "handlers.adapters.triton.entry"
@@ -57,6 +59,11 @@ def export(archive: Path, target: Path, gpus: int = 0, is_raw: bool = False) -> 
         if reason := unfit(facts, opened.namelist()):
             raise ArchiveError(f"{archive.name} cannot be served by Triton: {reason}")
     model, _ = facts.names
+    if model == REQUIREMENTS:
+        raise ArchiveError(
+            f"{archive.name} cannot be exported: its model is called {model}, as a file of the repository is",
+            "Give the model another name.",
+        )
     with new_folder(target) as folder:
         version = folder / model / NUMBER
         unpack(archive, version / "archive")
@@ -65,7 +72,7 @@ def export(archive: Path, target: Path, gpus: int = 0, is_raw: bool = False) -> 
         (folder / model / "config.pbtxt").write_text(_config(facts, gpus, inputs, outputs), encoding="utf-8")
         libraries = libraries_of(version / "archive", [PROGRAM, facts.handler], GIVEN, OF_TEXT)
         pins = sorted(libraries.pins.items())
-        (folder / "requirements.txt").write_text("".join(f"{name}=={release}\n" for name, release in pins))
+        (folder / REQUIREMENTS).write_text("".join(f"{name}=={release}\n" for name, release in pins))
     return libraries
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from tsctl.addresses import has_secret
 from tsctl.config.deployment import DeploymentSpec, GatewaySpec, ModelTarget, TlsFiles
 from tsctl.config.nodes import NodeSpec, TorchServeSpec
 from tsctl.config.store import StoreSpec
@@ -16,7 +17,8 @@ from tsctl.render.image.selection import Selection
 #: Ports in the network of the containers.
 PROMETHEUS_PORT, ALERTMANAGER_PORT = 9090, 9093
 GATEWAY = "gateway"
-CERTIFICATE, CERTIFICATE_KEY = "tls.certificate", "tls.key"
+#: Secrets of the gateway: no model has a name that begins so.
+CERTIFICATE, CERTIFICATE_KEY = "_tls.certificate", "_tls.key"
 
 Document = dict[str, Any]
 
@@ -34,15 +36,16 @@ def node_document(selection: Selection, node: str, pulls: bool = False) -> Docum
 
 
 def open_store_spec(team: DeploymentSpec) -> StoreSpec | None:
-    """The store without options that may be secrets, which must be in no image."""
+    """The store without options that may be secrets, or hold one in an address: they must be in no image."""
     if team.store is None:
         return None
-    return team.store.model_copy(update={"options": {k: v for k, v in team.store.options.items() if is_open(k)}})
+    options = {name: value for name, value in team.store.options.items() if is_open(name) and not has_secret(value)}
+    return team.store.model_copy(update={"options": options})
 
 
 def open_control(team: DeploymentSpec) -> str | None:
-    """The shared place of control; None where it is a folder of this machine, or its address has a password."""
-    if team.control is None or "://" not in team.control or urlsplit(team.control).password:
+    """The shared place of control; None where it is a folder of this machine, or its address has a secret."""
+    if team.control is None or "://" not in team.control or has_secret(team.control):
         return None
     return team.control
 

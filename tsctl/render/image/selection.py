@@ -118,6 +118,16 @@ def select(project: Project, names: Sequence[str], engine: str | None) -> Select
     return selection
 
 
+#: Why an engine has no image.
+_OF_ITS_OWN = "it runs in an environment of its own, for which no lock is made"
+_WHY_NOT = {
+    "bentoml": _OF_ITS_OWN,
+    "triton": _OF_ITS_OWN,
+    "vllm": _OF_ITS_OWN,
+    "ray": "a Ray cluster is yours, and gets the archives from tsctl",
+}
+
+
 def _deployment(project: Project, names: Sequence[str]) -> DeploymentSpec:
     if project.deployment.is_file():
         return read_deployment(project.deployment)
@@ -193,7 +203,7 @@ def _with_engine(name: str, spec: NodeSpec, engine: str | None) -> NodeSpec:
     chosen = engine or spec.engine
     if chosen not in ENGINES:
         raise SpecError(
-            f"node {name} runs engine {chosen}, for which there is no image",
+            f"node {name} runs engine {chosen}, for which there is no image: {_WHY_NOT.get(chosen, 'nobody knows it')}",
             f"Choose another one: --engine {' or --engine '.join(ENGINES)}.",
         )
     if isinstance(spec, UvicornSpec) and spec.environment is not None:

@@ -46,9 +46,10 @@ def differences(
     kubernetes: KubernetesSpec,
     versions: Collection[ServedVersion],
     offers: dict[str, Offer],
+    with_kserve: bool = False,
 ) -> list[str]:
     """What clients and people get otherwise than from this machine's gateway, a sentence each."""
-    return list(_told(deployment, kubernetes, versions, offers))
+    return list(_told(deployment, kubernetes, versions, offers, with_kserve))
 
 
 def _told(
@@ -56,6 +57,7 @@ def _told(
     kubernetes: KubernetesSpec,
     versions: Collection[ServedVersion],
     offers: dict[str, Offer],
+    with_kserve: bool,
 ) -> Iterator[str]:
     yield "keys and budgets: a Gateway asks no client for a key; use a policy of your gateway, or a proxy before it"
     yield (
@@ -63,7 +65,7 @@ def _told(
         " 'idempotent' has no place in an HTTPRoute"
     )
     yield "deadlines: the route's deadline is kept by the gateway, a client's own by the worker alone"
-    for name in kubernetes.without:
+    for name in dict.fromkeys(kubernetes.without):
         yield f"{name}: left out, as kubernetes.without says"
     if len(offers) > 1:
         yield (
@@ -74,6 +76,13 @@ def _told(
         yield (
             "TorchServe: its pods have no path of the Open Inference Protocol and no metrics of our workers; so pods"
             " are added by processor time, and 'tsctl rollout' cannot judge them"
+        )
+    if with_kserve:
+        yield "KServe: it adds pods by processor time, not by busy workers, so kubernetes.busy has no effect"
+    if with_kserve and kubernetes.grpc:
+        yield (
+            "KServe: its Services do not say that port 9000 speaks HTTP/2 (appProtocol), which some gateways need for a"
+            " GRPCRoute"
         )
     if any(version.records for version in versions):
         yield "records: they are in each pod's own folder and end with it; 'tsctl shadow', drift and labels need more"

@@ -73,6 +73,12 @@ def manifests(
     return [*made, *_routes(deployment, kubernetes, versions, traffic or {}, with_kserve)]
 
 
+def route_file(model: str) -> str:
+    """The file of a model's routes: never that of the kustomization, as no plain name of a model has two hyphens."""
+    file = f"{model_name(model)}.yaml"
+    return f"{ROUTES}/{file if file != KUSTOMIZATION else file.replace('.', '--route.')}"
+
+
 def kustomizations(made: Sequence[Manifest]) -> dict[str, Json]:
     """A kustomization for the workloads, and one for the routes, by their files."""
     files: dict[str, list[str]] = {"": [], f"{ROUTES}/": []}
@@ -182,16 +188,7 @@ def _of_version(deployment: DeploymentSpec, kubernetes: KubernetesSpec, version:
         data = {CONFIG_FILE: torchserve_properties(version)}
         yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(kubernetes, version), "data": data}
     yield _service(kubernetes, version)
-    yield {
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": _metadata(kubernetes, version),
-        "spec": {
-            "maxUnavailable": 1,
-            "selector": {"matchLabels": labels(version.model, version.version)},
-            "unhealthyPodEvictionPolicy": "AlwaysAllow",
-        },
-    }
+    yield _disruptions(kubernetes, version)
     if is_scaled:
         yield _autoscaler(kubernetes, version)
     yield from _network(kubernetes, version)
@@ -216,6 +213,19 @@ def _service(kubernetes: KubernetesSpec, version: ServedVersion) -> Json:
         "kind": "Service",
         "metadata": _metadata(kubernetes, version),
         "spec": {"type": "ClusterIP", "selector": labels(version.model, version.version), "ports": ports},
+    }
+
+
+def _disruptions(kubernetes: KubernetesSpec, version: ServedVersion) -> Json:
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(kubernetes, version),
+        "spec": {
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": labels(version.model, version.version)},
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
     }
 
 
@@ -296,6 +306,7 @@ def _with_kserve(deployment: DeploymentSpec, kubernetes: KubernetesSpec, version
             }
         },
     }
+    yield _disruptions(kubernetes, version)
     yield from _network(kubernetes, version)
 
 
@@ -315,10 +326,12 @@ def _routes(
         made = http_route(kubernetes, route, spec, extra)
         if extra:
             made["spec"]["rules"] = _with_models(made["spec"]["rules"])
-        file = f"{ROUTES}/{model_name(model)}.yaml"
-        yield Manifest(file, _behind_kserve(made) if with_kserve else made)
-        if kubernetes.grpc and not with_kserve:
-            yield Manifest(file, _grpc_route(kubernetes, route, len(deployment.models) > 1))
+        file = route_file(model)
+        routes = [made]
+        if kubernetes.grpc:
+            routes.append(_grpc_route(kubernetes, route, len(deployment.models) > 1))
+        for one in routes:
+            yield Manifest(file, _behind_kserve(one) if with_kserve else one)
 
 
 def offers_of(
@@ -349,7 +362,7 @@ def _with_models(rules: list[Json]) -> list[Json]:
 
 
 def _behind_kserve(route: Json) -> Json:
-    """The route to the Services that KServe makes: of another name, at port 80."""
+    """The route to the Services that KServe makes: of another name, with the container's first port at port 80."""
 
     def renamed(value: Any) -> Any:
         if isinstance(value, list):
@@ -357,7 +370,8 @@ def _behind_kserve(route: Json) -> Json:
         if not isinstance(value, dict):
             return value
         if value.get("kind") == "Service" and "port" in value:
-            value = {**value, "name": f"{value['name']}-predictor", "port": 80}
+            port = 80 if value["port"] == HTTP_PORT else value["port"]
+            value = {**value, "name": f"{value['name']}-predictor", "port": port}
         return {key: renamed(inner) for key, inner in value.items()}
 
     made: Json = renamed(route)

@@ -21,6 +21,7 @@ from secrets import token_hex
 from typing import Any
 
 from tsctl.config.project import Project
+from tsctl.control import large
 from tsctl.control.here import control_address, place_at
 from tsctl.control.lease import Holder
 from tsctl.control.place import AlreadyThere, Place, numbered, numbers, read_on
@@ -139,7 +140,7 @@ class SharedJournals:
         prefix = entries_at(model, id)
         return [
             read_object(numbered(prefix, number), number, content)[0]
-            for number, content in enumerate(read_on(self.place, prefix, first), first)
+            for number, content in enumerate(read_on(self.place, prefix, first, large.read), first)
         ]
 
     def restore(self, model: str, id: str, entries: Sequence[Entry], writer: Holder) -> None:
@@ -150,7 +151,7 @@ class SharedJournals:
         there = self.read(model, id)
         if list(entries[: len(there)]) == there:
             for entry in entries[len(there) :]:
-                self.place.create(numbered(entries_at(model, id), entry.seq), object_of(entry, writer))
+                large.create(self.place, numbered(entries_at(model, id), entry.seq), object_of(entry, writer))
         if id not in self.ids(model):
             self.begin(model, id)
 

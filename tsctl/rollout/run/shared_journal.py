@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tsctl.control import large
 from tsctl.control.lease import Holder
 from tsctl.control.place import AlreadyThere, Place, numbered
 from tsctl.errors import AnalysisError
@@ -62,9 +63,9 @@ class SharedJournal(Journal):
         name = numbered(self._prefix, entry.seq)
         content = object_of(entry, self._writer)
         try:
-            self._place.create(name, content)
+            large.create(self._place, name, content)
         except AlreadyThere:
-            found = self._place.read(name)
+            found = large.read(self._place, name)
             if found != content:
                 self.confirm()  # the process that has the lease is the one that wrote it
                 there, writer = read_object(name, entry.seq, found or b"")

@@ -7,7 +7,9 @@ from pathlib import Path
 from tsctl.archive.build import build_versions, read_archive_folders
 from tsctl.archive.store import find_archive, list_archives, require_readable
 from tsctl.config.project import Project, find_project
+from tsctl.errors import ArchiveError
 from tsctl.host.progress import Progress
+from tsctl.mistakes import suggestion
 
 
 def archive_of_name(project: Project, name: str, progress: Progress) -> Path:
@@ -15,12 +17,18 @@ def archive_of_name(project: Project, name: str, progress: Progress) -> Path:
 
     Raises:
         SpecError: it has no such version.
-        ArchiveError: it cannot be built, or is not in the store.
+        ArchiveError: there is no such model, it cannot be built, or is not in the store.
     """
     model, _, version = name.partition(":")
     folders = read_archive_folders(project)
     stored = [archive.version for archive in list_archives(project) if archive.model == model]
     built = list(folders[model][1].versions) if model in folders else []
+    if not built and not stored:
+        known = {*folders, *(archive.model for archive in list_archives(project))}
+        raise ArchiveError(
+            f"there is no model {model}{suggestion(model, known)}",
+            "A new one begins with: tsctl init. An archive that was made elsewhere: tsctl archive add FILE.mar",
+        )
     if not built or (version in stored and version not in built):
         return find_archive(project, model, version or next(iter(stored), "1.0")).path
     [made] = build_versions(project, [f"{model}:{version or built[0]}"], progress)

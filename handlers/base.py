@@ -79,10 +79,10 @@ class ServingHandler(ComparesAnswers):
         """Run one micro-batch of about so many padded tokens, for a handler that cuts its batches by `split`.
 
         Args:
-            prepared: the archive's samples, after `prepare`.
+            prepared: the archive's samples, after `prepare`, without those that it rejects; at least one.
 
         Returns:
-            The padded tokens that it had.
+            The padded tokens that it had, at least 1. It may have more than `tokens`, where one input is longer.
         """
         raise NotImplementedError(f"{type(self).__name__} does not cut batches by length")
 

@@ -36,7 +36,8 @@ class Costs:
     """Time of a micro-batch by its padded tokens, as measured on this device.
 
     Args:
-        points: tokens and seconds, both rising, at least two; in between and beyond them the time is linear.
+        points: tokens and seconds, both rising, at least one; in between and beyond them the time is linear, and with
+            one alone it is proportional to the tokens.
         budget: the most tokens in one micro-batch, unless it is a single input.
     """
 
@@ -45,8 +46,9 @@ class Costs:
 
     def seconds(self, tokens: int) -> float:
         """The time of one micro-batch."""
-        upper = min(max(1, bisect_left(self.points, (tokens, 0.0))), len(self.points) - 1)
-        (x0, y0), (x1, y1) = self.points[upper - 1], self.points[upper]
+        points = self.points if len(self.points) > 1 else ((0, 0.0), *self.points)
+        upper = min(max(1, bisect_left(points, (tokens, 0.0))), len(points) - 1)
+        (x0, y0), (x1, y1) = points[upper - 1], points[upper]
         return max(0.0, y0 + (y1 - y0) * (tokens - x0) / (x1 - x0))
 
 

@@ -196,6 +196,8 @@ HELD_ENCODING_HEADER, HELD_LENGTH_HEADER, HELD_NONE = "x-tsctl-held-encoding", "
 TRITON_LONGEST_ANSWER = 16 << 20
 #: Parameters of config.pbtxt: the names under which the worker serves. Absent: those in the archive's manifest.
 TRITON_MODEL_PARAMETER, TRITON_VERSION_PARAMETER = "tsctl_model", "tsctl_version"
+#: Parameter of config.pbtxt: names of the outputs that are a JSON text for each row, as a JSON list. Absent: none.
+TRITON_JSON_PARAMETER = "tsctl_json_outputs"
 
 #: Of every worker, unless the server's own environment says otherwise: torch's threads sleep while they wait for each
 #: other. Where they spin, which is the default, a batch takes ten times as long beside another process on their cores.

@@ -159,10 +159,20 @@ def _warm_samples(worker: Worker, samples: Sequence[Sample]) -> list[BatchTiming
 
 
 def _tune(worker: Worker, samples: Sequence[Sample]) -> None:
-    """Have the handler cut batches as is fastest on this device."""
+    """Have the handler cut batches as is fastest on this device.
+
+    Raises:
+        LoadError: `prepare` rejects every sample, so there is nothing to measure with.
+    """
     handler = worker.handler
     items = [handler.decode(sample.request.body, sample.request.media_type) for sample in samples]
-    prepared = [item for item in handler.prepare(items) if not isinstance(item, Exception)]
+    results = handler.prepare(items)
+    prepared = [item for item in results if not isinstance(item, Exception)]
+    if not prepared:
+        raise LoadError(
+            f"micro-batches cannot be measured, because prepare rejects every sample: {next(iter(results), 'none')};"
+            " give batch.tokens in archive.yaml"
+        )
 
     def probe(tokens: int) -> int:
         with torch.inference_mode():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from handlers.batching import Costs
+from handlers.errors import LoadError
 
 #: Padded tokens of the micro-batches that are tried, in this order.
 SIZES = tuple(1 << power for power in range(4, 15))
@@ -27,31 +28,41 @@ def measure_costs(
 ) -> Costs:
     """The time of micro-batches by their tokens, up to the size beyond which none is faster.
 
-    The two smallest sizes are always measured, whatever the budget. Where the time is over while larger ones are still
-    faster, as beside other work that takes the cores, the budget is LEAST_UNKNOWN at least.
+    The two smallest micro-batches are always measured, whatever the budget. Where the time is over while larger ones
+    are still faster, as beside other work that takes the cores, the budget is LEAST_UNKNOWN at least.
 
     Args:
-        probe: runs one micro-batch of about so many tokens to its end, and returns how many it had.
+        probe: runs one micro-batch of about so many tokens to its end, and returns how many it had. One input may have
+            more than it was asked for, so different sizes may be one micro-batch, and it may be the only one.
         budget_s: seconds for all of it.
         clock: monotonic seconds.
         timer: seconds of what is measured: of the clock, or of a processor, which other work does not take.
+
+    Raises:
+        LoadError: the probe says that it ran no tokens.
     """
     end = clock() + budget_s
     best: dict[int, float] = {}
 
-    def measure(size: int) -> int:
+    def measure(size: int) -> None:
         begin = timer()
         tokens = probe(size)
         took = max(timer() - begin, 1e-9)
         best[tokens] = min(took, best.get(tokens, took))
-        return tokens
 
     sizes: list[int] = []
+    largest = 0  # tokens of a micro-batch that ran
     for size in SIZES:
         if len(best) >= 2 and clock() >= end:
             break
-        probe(size)  # the first run of a shape prepares it
-        tokens = measure(size)
+        if size <= largest:
+            continue
+        largest = tokens = probe(size)  # the first run of a shape prepares it
+        if tokens < 1:
+            raise LoadError(f"probe ran a micro-batch of about {size} tokens, and returned {tokens} as their number")
+        if tokens in best:
+            continue
+        measure(size)
         sizes.append(size)
         fastest = min(seconds / tokens for tokens, seconds in best.items())
         if len(best) >= 2 and best[tokens] / tokens > SLOWER * fastest:
@@ -65,7 +76,8 @@ def measure_costs(
 
 
 def _costs(best: dict[int, float]) -> Costs:
-    """The measured points up to the budget, two at least; no larger micro-batch is faster than a smaller one."""
+    """The measured points up to the budget, two at least if there are two; no larger micro-batch is faster than a
+    smaller one."""
     points = sorted(best.items())
     fastest = min(seconds / tokens for tokens, seconds in points)
     enough = next(i for i, (tokens, seconds) in enumerate(points) if seconds / tokens <= AS_FAST * fastest)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handlers.base import ServingHandler
 from handlers.batching import Costs, cheapest_parts, micro_batches
+from handlers.errors import LoadError, PayloadTooLarge
+from handlers.messages import Request
 from handlers.pipeline.batch_sizes import batch_sizes, padded_size
+from handlers.schema import Schema
+from handlers.worker.startup import _tune
 from handlers.worker.tuning import LEAST_UNKNOWN, SIZES, measure_costs
 
 
@@ -138,3 +145,45 @@ def test_whatever_the_noise_costs_rise_and_end_near_their_time(times: list[float
     assert len(seconds) >= 2 and seconds == sorted(seconds)
     assert costs.budget in SIZES
     assert noisy.now <= budget_s + 4 * max(times) + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("ran", "points"),
+    [
+        (lambda tokens: 10_000 * max(1, tokens // 10_000), 1),  # one input is longer than nearly all sizes
+        (lambda tokens: 128, 1),  # the author's probe runs one micro-batch, whatever is asked
+        (lambda tokens: min(tokens, 256), 2),
+        (lambda tokens: 100 * max(1, tokens // 100), 2),
+    ],
+)
+def test_a_probe_may_run_the_same_micro_batch_for_several_sizes(ran: Callable[[int], int], points: int) -> None:
+    device = Device(lambda tokens: 0.000001 * ran(tokens))
+    costs = measure_costs(lambda tokens: ran(device.probe(tokens)), 60, lambda: device.now, lambda: device.now)
+    assert len(costs.points) == points
+    assert cheapest_parts([5, 7, 10_000], costs) in ([[2, 1, 0]], [[2], [1, 0]], [[2], [1], [0]])
+    assert costs.seconds(300) == pytest.approx(0.0003, rel=0.01), "in proportion to the tokens"
+
+
+@pytest.mark.parametrize("ran", [0, -1])
+def test_a_probe_that_ran_no_tokens_is_the_authors_mistake(ran: int) -> None:
+    with pytest.raises(LoadError, match=f"about 16 tokens, and returned {ran} as their number"):
+        measure_costs(lambda tokens: ran, 60, lambda: 0.0, lambda: 0.0)
+
+
+class Rejecting(ServingHandler):
+    """Rejects every item, and cuts batches by length."""
+
+    Request = Schema
+
+    def prepare(self, items: list[Any]) -> list[Any]:
+        return [PayloadTooLarge("too many tokens") for _ in items]
+
+    def probe(self, prepared: list[Any], tokens: int) -> int:
+        return len(prepared[0])
+
+
+def test_without_a_sample_that_prepare_takes_nothing_can_be_measured() -> None:
+    worker: Any = SimpleNamespace(handler=Rejecting())
+    sample: Any = SimpleNamespace(request=Request(b"{}", "application/json"))
+    with pytest.raises(LoadError, match=r"prepare rejects every sample: too many tokens; give batch\.tokens"):
+        _tune(worker, [sample])

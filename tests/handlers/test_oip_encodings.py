@@ -362,3 +362,37 @@ def test_outputs_in_a_message_are_those_of_json() -> None:
     assert answer.id == "r"
     assert np.frombuffer(answer.raw_output_contents[0]).tolist() == [1.5, 2.5, 3.5, 4.5]
     assert np.frombuffer(answer.raw_output_contents[1], "<i8").tolist() == [-1, 1 << 40]
+
+
+@pytest.mark.parametrize(
+    ("values", "datatype", "told"),
+    [
+        ([1 << 62, -3], "INT64", [1 << 62, -3]),
+        ([1 << 63, 0.5], "FP64", [2.0**63, 0.5]),
+        ([(1 << 63) + 5, 1], "BYTES", ["9223372036854775813", "1"]),
+        ([(1 << 53) + 1, 0.5], "BYTES", ["9007199254740993", "0.5"]),
+        ([1 << 1024, 1.5], "BYTES", [str(1 << 1024), "1.5"]),
+        ([-(10**400), 0], "BYTES", [str(-(10**400)), "0"]),
+    ],
+)
+def test_numbers_are_the_same_in_every_encoding_and_json_texts_where_no_datatype_holds_them(
+    values: list[Any], datatype: str, told: list[Any]
+) -> None:
+    outcomes = [Outcome(200, b"", value={"y": value}) for value in values]
+    tensors = {"inputs": [{"name": "x", "shape": [2], "datatype": "INT64", "data": [1, 2]}]}
+    body = json.dumps(tensors).encode()
+    [of_json] = json.loads(fold(read_infer(Request(body, JSON), Fields(), 9, 9999), outcomes, "m", "1").body)["outputs"]
+    body = json.dumps({**tensors, "parameters": {"binary_data_output": True}}).encode()
+    in_binary = fold(read_infer(Request(body, JSON), Fields(), 9, 9999), outcomes, "m", "1")
+    request = message(described_message("x", [2], "INT64", int64_contents=[1, 2])).SerializeToString()
+    answered = fold(read_infer(Request(request, PROTOBUF), Fields(), 9, 9999), outcomes, "m", "1")
+    of_message = pb.ModelInferResponse.FromString(answered.body)
+    read = InferResult.from_response_body(
+        in_binary.body, header_length=int(dict(in_binary.headers)[HEADER_LENGTH_HEADER])
+    )
+    assert (of_json["datatype"], of_json["data"]) == (datatype, told)
+    assert [of_message.outputs[0].datatype, read.get_output("y")["datatype"]] == [datatype] * 2
+    found = read.as_numpy("y").tolist()
+    assert [each.decode() if isinstance(each, bytes) else each for each in found] == told
+    raw = of_message.raw_output_contents[0]
+    assert raw == in_binary.body[-len(raw) :]

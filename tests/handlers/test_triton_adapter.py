@@ -30,10 +30,16 @@ from handlers.contract import (
 from handlers.errors import LoadError
 from tests.handlers.test_second_adapter import bad_items
 from tests.support import triton_backend
+from tests.support.sites import Site, write_tiny
 from tests.support.triton_backend import InferenceRequest, Tensor
 from tests.support.workers import CHECKOUT, JSON, Item, Reply, unpacked
 from tests.support.workers import Worker as TorchServe
+from tsctl.archive.build import build_version
 from tsctl.archive.container import CONFIG
+from tsctl.config.archive import read_archive_spec
+from tsctl.config.project import Project
+from tsctl.errors import ArchiveError
+from tsctl.nodes.triton.export import export
 
 triton_backend.install()
 
@@ -194,22 +200,179 @@ def test_a_row_that_does_not_fit_is_an_error_of_its_request_alone(typed: Entry) 
         assert said in response.error().message()
 
 
+TEXTS = np.array([b"a"], dtype=object)
+
+
 @pytest.mark.parametrize(
     ("datatype", "values", "expected"),
     [
-        ("FP64", np.array([[1], [2]]), [[1.0], [2.0]]),
-        ("INT64", np.array([[1]]), [[1]]),
-        ("BYTES", np.array([[b"a"]], dtype=object), [[b"a"]]),
-        ("BYTES", np.array([[1.5, 2.0]]), [[b"[1.5,2.0]"]]),  # as JSON, where other answers had texts
-        ("FP64", np.array([[b"a"]], dtype=object), None),
-        ("", np.array([[1.0]]), None),
+        ("FP64", np.array([1, -(2**53)]), [1.0, -(2.0**53)]),
+        ("FP64", np.array([1, 2**53 + 1]), None),
+        ("FP64", np.array([2**63 - 1]), None),
+        ("FP32", np.array([0.1]), [np.float32(0.1)]),  # written by hand: the operator asks for these few digits
+        ("FP32", np.array([1e300]), None),
+        ("FP32", np.array([2**24 + 1]), None),
+        ("INT64", np.array([1]), [1]),
+        ("INT64", np.array([2.0, -3.0]), [2, -3]),
+        ("INT64", np.array([0.7]), None),
+        ("INT64", np.array([1.9]), None),
+        ("INT64", np.array([2.0**63]), None),
+        ("UINT8", np.array([-1]), None),
+        ("INT8", np.array([127]), [127]),
+        ("INT8", np.array([128]), None),
+        ("BOOL", np.array([0.3]), None),
+        ("BOOL", np.array([1]), None),
+        ("FP64", np.array([True]), None),
+        ("BYTES", TEXTS, [b"a"]),
+        ("BYTES", np.array([1.5]), None),  # a client could not tell it from the text "1.5"
+        ("FP64", TEXTS, None),
+        ("JSON", TEXTS, [b'"a"']),
+        ("JSON", np.array([1.5, 2.0]), [b"1.5", b"2.0"]),
+        ("JSON", np.array([[1, 2]]), [b"[1,2]"]),
     ],
 )
-def test_an_output_is_given_the_datatype_that_its_model_has(datatype: str, values: Any, expected: Any) -> None:
+def test_an_output_has_the_datatype_that_its_model_declares_or_is_refused(
+    datatype: str, values: Any, expected: Any
+) -> None:
     from handlers.adapters.triton.typed import _as
 
-    array = _as(datatype, values)
+    array = _as(datatype, values, holds_json=False)
     assert (array.tolist() if array is not None else None) == expected
+
+
+def test_a_json_text_is_given_as_it_is_and_never_as_a_text() -> None:
+    from handlers.adapters.triton.typed import _as
+
+    null = np.array([b"null"], dtype=object)
+    assert _as("JSON", null, holds_json=True) is null
+    assert _as("BYTES", null, holds_json=True) is None
+    assert _as("FP64", null, holds_json=True) is None
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Entry]:
+    """A model as `tsctl export triton` writes it, whose golden answer has an integer score and no note."""
+    root = tmp_path_factory.mktemp("exported")
+    write_tiny(Site(root), "tiny", {"1.0": {}})
+    folder = root / "archives" / "tiny"
+    (folder / "handler.py").write_text(SCORING)
+    (folder / "golden" / "1.0.json").write_text(
+        '{"half.json": {"score": 0, "ok": true, "what": "a", "more": {"n": 1}}}'
+    )
+    built = build_version(Project(root), folder, read_archive_spec(folder / "archive.yaml"), "1.0", lambda _: None)
+    export(built.archive.path, root / "models")
+    text = (root / "models" / "tiny" / "config.pbtxt").read_text()
+    assert [line for line in text.splitlines() if line.startswith(("input", "output", "parameters"))] == [
+        'input [{ name: "x" data_type: TYPE_FP64 dims: [1] allow_ragged_batch: true }]',
+        'input [{ name: "answer" data_type: TYPE_STRING dims: [1] optional: true allow_ragged_batch: true }]',
+        'output [{ name: "score" data_type: TYPE_FP64 dims: [1] }]',
+        'output [{ name: "ok" data_type: TYPE_BOOL dims: [1] }]',
+        'output [{ name: "what" data_type: TYPE_STRING dims: [1] }]',
+        'output [{ name: "more" data_type: TYPE_STRING dims: [1] }]',
+        'parameters { key: "tsctl_json_outputs" value { string_value: "[\\"more\\"]" } }',
+    ]
+    config = {
+        "input": [{"name": "x"}, {"name": "answer"}],
+        "output": [
+            {"name": name, "data_type": f"TYPE_{datatype}"}
+            for name, datatype in (("score", "FP64"), ("ok", "BOOL"), ("what", "STRING"), ("more", "STRING"))
+        ],
+        "parameters": {"tsctl_json_outputs": {"string_value": '["more"]'}},
+    }
+    entry = Entry()
+    archive = root / "models" / "tiny" / "1" / "archive"
+    shutil.rmtree(archive / "handlers")  # this process has those of the checkout
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(archive)  # as model.py does in Triton's process
+        patch.delitem(sys.modules, "handler", raising=False)
+        entry.initialize(arguments(root / "models" / "tiny", model_config=json.dumps(config)))
+        patch.delitem(sys.modules, "handler")
+    yield entry
+    os.chdir(CHECKOUT)
+
+
+SCORING = """
+import json
+
+from handlers.base import ServingHandler
+from handlers.schema import Schema
+
+
+class Scoring(ServingHandler):
+    class Request(Schema):
+        x: float
+        answer: str = '{"score": 0, "ok": true, "what": "a", "more": {"n": 1}}'
+
+    def load(self):
+        pass
+
+    def preprocess(self, items):
+        return [json.loads(item.answer) for item in items]
+
+    def inference(self, inputs):
+        return inputs
+
+    def postprocess(self, outputs):
+        return outputs
+"""
+KNOWN = {"score": 0, "ok": True, "what": "a", "more": {"n": 1}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"score": 0.7}, {"score": [[0.7]]}),
+        ({"score": 1.9}, {"score": [[1.9]]}),
+        ({"score": -5}, {"score": [[-5.0]]}),
+        ({"score": 2**62}, {"score": [[float(2**62)]]}),
+        ({"score": 2**63 + 5}, "score"),
+        ({"score": 2**53 + 1}, "score"),
+        ({"score": True}, "score"),
+        ({"score": [0.5, 1.5]}, {"score": [[0.5, 1.5]]}),
+        ({"ok": 0.3}, "ok"),
+        ({"ok": 7}, "ok"),
+        ({"what": 7}, "what"),
+        ({"what": None}, "what"),
+        ({"more": "a"}, {"more": [[b'"a"']]}),
+        ({"more": 1.5}, {"more": [[b"1.5"]]}),
+        ({"more": None}, {"more": [[b"null"]]}),
+        (
+            {"note": "of this answer alone"},
+            {"score": [[0.0]], "ok": [[True]], "what": [[b"a"]], "more": [[b'{"n":1}']]},
+        ),
+    ],
+)
+def test_an_answer_is_given_as_it_is_or_refused_with_the_name_of_its_output(
+    exported: Entry, changed: dict[str, Any], expected: Any
+) -> None:
+    inputs = [
+        Tensor("x", np.array([[0.5]])),
+        Tensor("answer", np.array([[json.dumps({**KNOWN, **changed}).encode()]], dtype=object)),
+    ]
+    response, beside = exported.execute([InferenceRequest(inputs), InferenceRequest(inputs[:1])])
+    if isinstance(expected, str):
+        assert response.error().code() == triton_backend.TritonError.INTERNAL
+        assert f"for {expected}; config.pbtxt declares " in response.error().message()
+    else:
+        given = {tensor.name(): tensor.as_numpy().tolist() for tensor in response.output_tensors()}
+        assert {name: given[name] for name in expected} == expected
+        assert list(given) == ["score", "ok", "what", "more"]
+    assert beside.error() is None
+    [score, *_] = beside.output_tensors()
+    assert score.as_numpy().tolist() == [[0.0]], "an input that the client left out has its default"
+
+
+def test_a_required_field_that_no_tensor_can_fill_is_not_exported(tmp_path: Path) -> None:
+    write_tiny(Site(tmp_path), "tiny", {"1.0": {}})
+    folder = tmp_path / "archives" / "tiny"
+    (folder / "handler.py").write_text(SCORING.replace("x: float", "x: float\n        nested: dict[str, int]"))
+    (folder / "samples" / "half.json").write_text('{"x": 0.5, "nested": {}}')
+    (folder / "golden" / "1.0.json").write_text(json.dumps({"half.json": KNOWN}))
+    built = build_version(Project(tmp_path), folder, read_archive_spec(folder / "archive.yaml"), "1.0", lambda _: None)
+    with pytest.raises(ArchiveError, match="needs nested, which a tensor cannot fill"):
+        export(built.archive.path, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+    export(built.archive.path, tmp_path / "models", is_raw=True)
 
 
 # ---- the instance ----------------------------------------------------------------------------------------------------
@@ -253,6 +416,7 @@ def test_a_batch_that_does_not_end_ends_the_process(tmp_path: Path) -> None:
     code = """
 import signal, sys
 from tests.support import triton_backend
+from tests.support.sites import Site, write_tiny
 triton_backend.install()
 from handlers.adapters.triton.entry import Entry
 class Stuck:
@@ -273,6 +437,7 @@ def test_a_load_that_does_not_end_ends_the_process(tmp_path: Path) -> None:
     code = """
 import json, sys
 from tests.support import triton_backend
+from tests.support.sites import Site, write_tiny
 triton_backend.install()
 from handlers.adapters.triton import entry
 entry.Worker = lambda handler, config: pow(7, 10**9)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -12,11 +14,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from handlers.contract import FORK_SERVER_VARIABLE
 from tests.support.gateways import certificate
-from tests.support.sites import Site, copy_archives
+from tests.support.sites import Site, copy_archives, until
 from tsctl.compare.load.figures import load_figures
 from tsctl.compare.load.order import LOST, Order
 from tsctl.compare.load.run import run_load
@@ -130,6 +133,36 @@ def test_engines_are_compared_and_nothing_is_left_behind(site: Site, tmp_path: P
         assert turn["memory_bytes"] > 50 << 20, "workers are counted, and not only their parent"
         assert turn["overload"]["offered_s"] == 2 * turn["overload"]["capacity_s"] > 0
     assert "Throughput against p99" in report.read_text()
+
+
+@pytest.mark.parametrize("engine", ["torchserve", "uvicorn"])
+def test_a_comparison_that_is_ended_leaves_neither_nodes_nor_folders(site: Site, tmp_path: Path, engine: str) -> None:
+    copy_archives(site, "breast_cancer")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    site.environment["TMPDIR"] = str(temporary)
+    command = ("engines", "compare", "breast_cancer", "--engine", engine, "--rounds", "1", "--warm-s", "60")
+    with site.start(*command) as process:
+        until(lambda: inside(temporary) > 0, 90, "a node")
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        try:
+            _, err = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            pytest.fail("it did not end after SIGTERM")
+    assert process.returncode == 130, err
+    assert "interrupted" in err
+    assert list(temporary.iterdir()) == []
+    until(lambda: inside(temporary) == 0, 10, "the end of every process")
+
+
+def inside(folder: Path) -> int:
+    """How many processes of nodes have something below the folder among their arguments."""
+    found = 0
+    for process in psutil.process_iter(["cmdline"]):
+        arguments = process.info["cmdline"] or []
+        found += any(f"{folder}/tsctl-compare-" in each and "/own/" in each for each in arguments)
+    return found
 
 
 def test_a_comparison_that_cannot_be_made_says_why(site: Site, tmp_path: Path) -> None:

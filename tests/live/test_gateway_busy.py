@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 
 from tests.support.gateways import PROBLEM, Front, brought_up, with_gateway
-from tests.support.sites import Site, make_site, throughout, until, write_tiny
+from tests.support.sites import HALF, Site, make_site, throughout, until, write_tiny
 from tsctl.gateway.envoy.render.upstreams import cluster_name
 
 #: Of a request to `busy`. Six at once wait longer than ten seconds, and not as long as the route allows.
@@ -50,7 +51,9 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     write_tiny(site, "busy", {"1.0": {"inference_s": BUSY_S}}, batch={"size": 1, "max_delay_ms": 1})
     write_tiny(site, "failing", {"1.0": {}})
     (site.root / "archives" / "failing" / "handler.py").write_text(FAILING)
-    site.deploy({model: {"default": "1.0", "versions": {"1.0": {"workers": 1}}} for model in ("busy", "failing")})
+    write_tiny(site, "full", {"1.0": {"inference_s": 0.5}}, batch={"size": 1, "max_delay_ms": 1}, queue_size=2)
+    models = ("busy", "failing", "full")
+    site.deploy({model: {"default": "1.0", "versions": {"1.0": {"workers": 1}}} for model in models})
     base, metrics = with_gateway(site, {"deadline_s": DEADLINE_S, "idempotent": False})
     with brought_up(site, base, metrics) as running:
         yield running
@@ -103,3 +106,23 @@ def test_exceptions_of_a_handler_take_no_node_out_and_are_not_tried_again(front:
     assert front.ask("/predictions/failing").status_code == 200
     lines = until(lambda: [line for line in front.log() if line["request_id"] == "raises"], 20, "the lines")
     assert {line["attempts"] for line in lines} == {1}
+
+
+def test_every_refusal_of_a_full_queue_has_retry_after_at_the_gateway_and_none_at_the_node(front: Front) -> None:
+    """TorchServe's own refusal has none, and the gateway adds it."""
+    site = front.site
+    direct = {**site.headers(), "Content-Type": "application/json"}
+
+    def ask_node(_: int) -> requests.Response:
+        return requests.post(f"{site.inference}/predictions/full/1.0", HALF, headers=direct, timeout=30)
+
+    for ask, has_it in ((ask_node, False), (lambda _: front.ask("/predictions/full"), True)):
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(ask, range(12)))
+        refused = [answer for answer in answers if answer.status_code != 200]
+        assert refused and len(refused) < 12
+        assert {answer.status_code for answer in refused} == {503}
+        assert {answer.headers.get("retry-after") for answer in refused} == {"1" if has_it else None}
+        if has_it:
+            assert {answer.headers["content-type"] for answer in refused} == {PROBLEM}
+    until(lambda: is_in_rotation(front, "full"), 20, "that the version is in rotation")

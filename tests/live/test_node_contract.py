@@ -35,13 +35,14 @@ from tests.support.wheels import only_from, write_wheel
 from tsctl.archive.build import build_versions
 from tsctl.archive.store import StoredArchive, archive_of, import_archive
 from tsctl.config.deployment import read_deployment
+from tsctl.config.nodes import PLAIN
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, NodeError, TsctlError
 from tsctl.host.ports import port_problem
 from tsctl.host.progress import Progress
 from tsctl.nodes.engines import open_nodes
 from tsctl.nodes.environments import ENGINES
-from tsctl.nodes.node import PLAIN, Node
+from tsctl.nodes.node import Node
 from tsctl.nodes.observed import Reply
 
 QUIET = Progress(Console(quiet=True))

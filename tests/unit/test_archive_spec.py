@@ -46,10 +46,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a path out": ({"files": ["../secret"]}, "files.0: '../secret': must be a plain relative path inside"),
     "an absolute path": ({"samples": "/etc"}, "samples: '/etc': must be a plain relative path inside"),
     "a backslash": ({"recipe": "a\\b.py"}, "must be a plain relative path inside the archive's folder, with /"),
-    "a handler elsewhere": ({"handler": "somewhere.else"}, "handler: 'somewhere.else': String should match"),
+    "a handler elsewhere": ({"handler": "somewhere.else"}, "handler: 'somewhere.else': should match"),
     "a model named token": ({"model": "Tokens"}, "must not begin with 'token'"),
-    "a model with a slash": ({"model": "a/b"}, "model: 'a/b': String should match pattern"),
-    "no version": ({"versions": {}}, "versions: {}: Dictionary should have at least 1 item"),
+    "a model with a slash": ({"model": "a/b"}, "model: 'a/b': should match pattern"),
+    "no version": ({"versions": {}}, "versions: {}: should have at least 1 item, not 0"),
     "a version as a number": (
         {"versions": {1.0: None}},
         'versions.1.0: 1.0: should be a valid string; quote it, as in "1.0"',
@@ -59,7 +59,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         'versions.1.10: 1.10: should be a valid string; quote it, as in "1.10"',
     ),
     "a line in a path": ({"weights": "a\nb"}, "must be a plain relative path inside the archive's folder"),
-    "a version with a dash": ({"versions": {"1-0": None}}, "versions.1-0: '1-0': String should match pattern"),
+    "a version with a dash": ({"versions": {"1-0": None}}, "versions.1-0: '1-0': should match pattern"),
     "a version TorchServe reads otherwise": ({"versions": {"all": None}}, "is a word of TorchServe's management API"),
     "warming longer than starting": (
         {"warmup": {"budget_s": 500.0}},

@@ -92,7 +92,14 @@ def test_a_removed_archive_is_gone_and_the_newest_of_the_others_counts(project: 
     assert find_archive(project, "toy", "1.0").digest == old.digest
     with pytest.raises(ArchiveError, match=r"no archive of toy 2\.0 in archives/store") as raised:
         find_archive(project, "toy", "2.0")
-    assert "There are: toy 1.0. Build it: 'tsctl archive build toy:2.0'. Where" in raised.value.hint
+    assert "There are: toy 1.0.\n" in raised.value.hint
+    assert "tsctl archive build" not in raised.value.hint, "it would fail"
+    spec = project.archives / "toy" / "archive.yaml"
+    spec.parent.mkdir(parents=True)
+    spec.write_text('model: toy\nhandler: handler.py\nversions: {"2.0": }\n')
+    with pytest.raises(ArchiveError) as raised:
+        find_archive(project, "toy", "2.0")
+    assert "\n       Build it: tsctl archive build toy:2.0\n" in raised.value.hint
 
 
 def test_files_that_lie_side_by_side_are_taken_in_and_the_newest_is_published(project: Project) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,15 @@ def test_requests_are_read_in_their_order(tmp_path: Path) -> None:
         ('{"body": 1, "headers": {"x": "1\\r\\nhost: evil"}}', "must be printable ASCII"),
         ('{"body": 1, "media_type": "a\\nb"}', "media_type: must be printable ASCII"),
         ('{"body": 1, "media_type": ""}', "media_type: "),
-        ("7", "line 2: "),
+        ('{"body": 1, "headers": {"X-User": "a", "x-user": "b"}}', "must not hold x-user twice"),
+        ('{"body": {"x": NaN}}', "line 2: no JSON: NaN is not a finite number"),
+        ('{"body": [1, -Infinity]}', "line 2: no JSON: -Infinity is not a finite number"),
+        ('{"body": {"x": 1e999}}', "line 2: no JSON: 1e999 is not a finite number"),
+        ('{"body": {"x": 1, "x": 2}}', "line 2: no JSON: the key 'x' is a duplicate"),
+        ('{"body": "\\ud800"}', "line 2: no JSON: it holds half of a character"),
+        ("7", "line 2: should be a mapping of keys to values"),
+        ("[1]", "line 2: should be a mapping of keys to values"),
+        ('{"body": 1,', "line 2: no JSON: expecting property name enclosed in double quotes at column 12"),
     ],
 )
 def test_a_line_that_is_no_request_is_named(line: str, reason: str, tmp_path: Path) -> None:
@@ -75,6 +84,12 @@ def test_a_line_that_is_no_request_is_named(line: str, reason: str, tmp_path: Pa
         read_requests(write(tmp_path, '{"body": 1}', line))
     assert reason in raised.value.message
     assert "A line is for example" in raised.value.hint
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "of-an-editor.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"body": 1}\n')
+    assert [request.body for request in read_requests(path)] == [b"1"]
 
 
 @pytest.mark.parametrize("content", ["x" * 2000, "\n" * 2000, '{"body": 1, "headers": {"a": "b"}}\n' * 50])
@@ -110,6 +125,11 @@ def test_a_request_is_put_for_its_engine() -> None:
         b"POST /predictions/digits/1.0 HTTP/1.1\r\nhost: 127.0.0.1:8080\r\ncontent-type: application/json\r\n"
         b"x-user: ann\r\nauthorization: Bearer t\r\ncontent-length: 2\r\n\r\n{}"
     )
+    named = replace(request, headers={"X-User": "ann", "Authorization": "Bearer CLIENT", "Content-type": "a/b"})
+    assert plain.message(named) == (
+        b"POST /predictions/digits/1.0 HTTP/1.1\r\nhost: 127.0.0.1:8080\r\nContent-type: a/b\r\n"
+        b"X-User: ann\r\nauthorization: Bearer t\r\ncontent-length: 2\r\n\r\n{}"
+    ), "each name once, and the node's own value"
     wrapped = Endpoint("::1", 80, "/v2", wrap=lambda sent: (b"<" + sent.body + b">", {"content-type": "binary"}))
     assert wrapped.message(request) == (
         b"POST /v2 HTTP/1.1\r\nhost: [::1]:80\r\ncontent-type: binary\r\nx-user: ann\r\ncontent-length: 4\r\n\r\n<{}>"
@@ -280,7 +300,7 @@ def test_a_capture_that_was_cut_off_is_refused(tmp_path: Path, cut: int) -> None
         ({"model": ""}, (SECOND, THIRD), "line 1: model: "),
         ({"keys": []}, (SECOND, THIRD), "line 1: keys: "),
         ({}, (SECOND, '{"at_s": -1, "body": {}}'), "line 3: at_s: "),
-        ({}, (SECOND, '{"at_s": NaN, "body": {}}'), "line 3: at_s: "),
+        ({}, (SECOND, '{"at_s": NaN, "body": {}}'), "line 3: no JSON: NaN is not a finite number"),
         ({}, (SECOND, '{"at_s": 1e9, "body": {}}'), "line 3: at_s: "),
         ({}, (SECOND, json.dumps({"request_id": "x" * 129, "body": {}})), "line 3: request_id: "),
         ({}, (SECOND, json.dumps(FIRST)), "line 3: "),

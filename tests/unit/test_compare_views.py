@@ -37,8 +37,8 @@ COMPARISON = Comparison(
 def test_the_tables_have_medians_and_the_spread() -> None:
     speed = speed_table(COMPARISON)
     assert [name for name, _ in speed.headings] == [
-        "engine", "requests/s", "spread", "of bare", "conns", "p50 ms", "p99 ms", "p99 at 50%", "p99 at 80%", "lone ms",
-        "client",
+        "engine", "requests/s", "spread", "of bare", "conns", "p50 closed", "p99 closed", "p99 at 50%", "p99 at 80%",
+        "lone ms", "client",
     ]  # fmt: skip
     assert speed.rows == [
         ["torchserve", "4,000", "3,900-4,100", "25%", "64", "failed", "failed", "5.00", "20.0", "0.30", "20%"],
@@ -59,8 +59,8 @@ def test_the_plot_has_a_line_for_each_engine_and_the_limit() -> None:
     assert [(line.name, line.style) for line in plot.lines] == [
         ("torchserve", "engine-0"), ("uvicorn", "engine-1"), ("limit", "threshold"),
     ]  # fmt: skip
-    assert plot.lines[0].points == [(2000, math.log10(5)), (3200, math.log10(20)), (4000, None)]
-    assert plot.x.high >= 8000
+    assert plot.lines[0].points == [(2000, math.log10(5)), (3200, math.log10(20))], "no closed loop"
+    assert plot.x.high >= 6400
     assert plot.y.low <= math.log10(5)
     assert plot.lines[2].points == [(0.0, math.log10(50)), (plot.x.high, math.log10(50))]
     assert list(plots(replace(COMPARISON, engines=COMPARISON.engines[2:]))) == []
@@ -75,6 +75,21 @@ def test_the_bars_are_shares_of_the_bare_model() -> None:
     assert [bar.share for bar in bars(faster)] == [0.5, 1.0]
     assert bars(replace(COMPARISON, bare=Bare(why_not="it did not load"))) == []
     assert style_of(STYLES) == style_of(0)
+
+
+def test_an_engine_that_must_not_be_compared_is_marked_wherever_its_figures_are() -> None:
+    wrong = replace(COMPARISON.engines[1], difference="digit-0.json: label: '1' in place of '0'")
+    failed = replace(COMPARISON.engines[0], why_not="it ended in round 2")
+    found = replace(COMPARISON, engines=(failed, wrong))
+    titles = ["torchserve (failed)", "uvicorn (answers differ)"]
+    assert [row[0] for row in speed_table(found).rows] == titles
+    assert [row[0] for row in cost_table(found).rows] == titles
+    overload = overload_table(found)
+    assert overload is not None
+    assert [row[0] for row in overload.rows] == titles[1:]
+    assert [bar.name for bar in bars(found)] == titles
+    [plot] = plots(found)
+    assert [line.name for line in plot.lines] == [*titles, "limit"]
 
 
 def test_the_page_escapes_what_it_shows_and_loads_nothing() -> None:

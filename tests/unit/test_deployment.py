@@ -213,8 +213,9 @@ def test_a_node_has_an_engine_and_a_version_its_nodes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("engine: uvicorn", "engine: nginx", "nodes.api: .*'nginx'.*'torchserve', 'uvicorn'"),
-        ("engine: uvicorn", "engine: 1", "nodes.api: "),
+        ("engine: uvicorn", "engine: nginx", "nodes.api.engine: 'nginx': unknown; known here: bentoml, ray, torch"),
+        ("engine: uvicorn", "engine: trito", "nodes.api.engine: 'trito': unknown; did you mean triton\\?"),
+        ("engine: uvicorn", "engine: 1", "nodes.api.engine: '1': unknown; known here: "),
         ("engine: uvicorn, ", "", "nodes.api.address: unknown key; known here: engine, grpc_ports, inference"),
         ("address:", "addres:", "nodes.api.addres: unknown key; did you mean address?"),
         (
@@ -238,6 +239,17 @@ def test_a_mistake_in_a_node_of_an_engine_is_told_where_it_stands(
 ) -> None:
     with pytest.raises(SpecError, match=message):
         read(tmp_path, ENGINES.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("nodes", ["{nodes: [local, tri]}", "{nodes: [tri, api]}", ""])
+def test_a_version_is_on_nodes_that_are_asked_alike(tmp_path: Path, nodes: str) -> None:
+    """Refused by the file alone, whether any node answers or not."""
+    text = ENGINES.replace("models:", '  tri: {engine: triton, address: "http://127.0.0.1:8200"}\nmodels:')
+    mixed = text.replace('"2.0": }', f'"2.0": {nodes}}}')
+    with pytest.raises(SpecError, match=r"digits 2\.0 cannot be on node .* and on node .*which need requests of other"):
+        read(tmp_path, mixed)
+    alike = text.replace('"2.0": }', '"2.0": {nodes: [local, api]}, "2.0t": {archive: "2.0", nodes: [tri]}}')
+    assert read(tmp_path, alike).models["digits"].is_on("2.0t", "tri")
 
 
 def test_values_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,7 +142,7 @@ def test_versions_with_other_features_are_each_compared_with_their_own(tmp_path:
         (OF, None, "toy:1.0", ArchiveError, "toy 1.0 records nothing", "'records: {share: 0.01}'"),
         (OF, {"share": 0.0}, "toy", ArchiveError, "toy 1.0 records nothing", "roll the version out again"),
         (OF, RECORDED, "toy:1.0", AnalysisError, "the last one is 50.0 h old", "--hours 51"),
-        (OF, RECORDED, "toy:3.0", ArchiveError, "no archive of toy 3.0", "tsctl archive build toy:3.0"),
+        (OF, RECORDED, "toy:3.0", ArchiveError, "no archive of toy 3.0", "There are: toy 1.0"),
         (OF, RECORDED, "other", SpecError, "no model other in the store", "There are: toy."),
     ],
 )

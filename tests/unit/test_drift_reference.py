@@ -104,7 +104,7 @@ GOOD = {"kind": "number", "edges": [0.0, 1.0], "counts": [60], "missing": 0}
     [
         (None, "version None, 1 is expected"),
         ({"version": 2, "features": {}}, "version 2"),
-        ({"version": 1, "features": []}, "the reference : "),
+        ({"version": 1, "features": []}, "the reference should be a mapping"),
         ({"version": 1, "features": {"width": {**GOOD, "kind": "tensor"}}}, "width"),
         ({"version": 1, "features": {"width": {**GOOD, "edges": [1.0, 0.0]}}}, "width.*must grow"),
         ({"version": 1, "features": {"width": {**GOOD, "edges": []}}}, "width.*at least one"),

@@ -12,6 +12,7 @@ from tests.support.paced import write_archive
 from tests.unit.test_release_plan import actual, archive, changes_of, node, unavailable, version, wanted
 from tsctl.archive.build import build_version
 from tsctl.archive.store import archive_of
+from tsctl.compare.compare import Options, compare
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.nodes import NodeSpec, TorchServeSpec, UvicornSpec
@@ -21,6 +22,7 @@ from tsctl.deploy.changes import PlanOptions, Withdraw
 from tsctl.deploy.desired import desired_state
 from tsctl.deploy.plan import make_plan
 from tsctl.errors import NodeError, SpecError
+from tsctl.host.progress import quiet_progress
 from tsctl.nodes.engines import MODULES, open_node, open_nodes, served_at_start
 from tsctl.nodes.managed import VersionReport
 from tsctl.nodes.observed import ObservedVersion
@@ -148,6 +150,16 @@ def test_torchserve_gives_a_text_model_one_worker(tmp_path: Path) -> None:
     )  # fmt: skip
     [model] = desired_state(project, deployment, open_nodes(project, deployment)).models
     assert list(model.versions[0].impossible) == ["a"]
+
+
+def test_a_language_model_is_not_compared(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    write_archive(tmp_path, "toy")
+    folder = project.archives / "toy"
+    built = build_version(project, folder, read_archive_spec(folder / "archive.yaml"), "1.0", lambda _: None)
+    with pytest.raises(SpecError, match=r"toy 1\.0 generates text, token by token") as raised:
+        compare(project, built.archive.path, Options(("uvicorn",)), quiet_progress())
+    assert "build it again" not in raised.value.hint
 
 
 def test_the_archive_of_one_version_is_served_as_another(tmp_path: Path) -> None:

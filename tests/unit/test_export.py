@@ -197,7 +197,7 @@ def test_a_mistake_of_the_command_line_is_one_line(archive: Path, tmp_path: Path
     (tmp_path / "file").write_text("mine")
     for arguments, status, said in [
         ((str(archive),), 2, "--to"),
-        (("nothing", "--to", "out"), 3, "there is no model 'nothing'"),
+        (("nothing", "--to", "out"), 3, "there is no model nothing"),
         (("missing.mar", "--to", "out"), 3, "no such file"),
         ((str(archive), "--to", "file/out"), 2, "file/out cannot be written: "),
         ((str(archive), "--to", "file"), 2, "file exists already"),

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from handlers import contract
 from handlers.contract import COPIED_HEADER, HEADER_LENGTH_HEADER, PROBLEM_MEDIA_TYPE, TRITON_LONGEST_ANSWER
 from tsctl.config.deployment import Budget, Cors, GatewaySpec, RouteSpec, Sticky, TlsFiles
+from tsctl.config.nodes import TRITON
 from tsctl.config.weights import TOTAL
 from tsctl.errors import GatewayError
 from tsctl.gateway import headers
@@ -30,7 +31,6 @@ from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, Way,
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.keys import plain_keys
 from tsctl.gateway.traffic import Shadow, Traffic, only
-from tsctl.nodes.node import TRITON
 
 GOLDEN = Path(__file__).parent / "golden" / "gateway.json"
 FILES = GatewayFiles(Path("/srv/project/.tsctl/gateway"))

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tsctl.config.deployment import read_deployment
+from tsctl.config.nodes import TRITON
 from tsctl.config.project import Project
 from tsctl.errors import ConflictError, GatewayError, NodeError
 from tsctl.gateway import state, sync
@@ -31,7 +32,6 @@ from tsctl.gateway.notices import Notices
 from tsctl.gateway.state import Gateway, gateway_status, open_gateway, traffic_in_force
 from tsctl.host.files import make_folder
 from tsctl.nodes.engines import open_nodes
-from tsctl.nodes.node import TRITON
 from tsctl.nodes.observed import ObservedModel, ObservedNode, ObservedVersion
 
 DEPLOYMENT = """

@@ -36,7 +36,10 @@ DEPLOYMENT: dict[str, Any] = {
     "models": {
         "m": {
             "default": "1.0",
-            "versions": {"1.0": None, "2.0": {"workers": 2, "nodes": ["a"], "digest": "0123456789ab"}},
+            "versions": {
+                "1.0": {"nodes": ["a", "b", "c", "e"]},
+                "2.0": {"workers": 2, "nodes": ["a"], "digest": "0123456789ab"},
+            },
             "weights": {"1.0": "95%", "2.0": "5%"},
             "route": {"sticky": {"header": "x-user"}, "cors": {"origins": ["*"]}, "deadline_s": 3},
             "rollout": {"steps": [1, 100], "signals": ["errors"], "shadow": {"percent": 20}},

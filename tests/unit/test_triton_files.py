@@ -37,10 +37,12 @@ parameters { key: "tsctl_version" value { string_value: "1.0" } }
 
 
 def test_tensors_have_their_types_and_a_longer_delay_is_kept() -> None:
-    inputs, outputs = [Tensor("pixels", "FP64", (8, 8))], [Tensor("label", "BYTES", (1,))]
+    inputs = [Tensor("pixels", "FP64", (8, 8)), Tensor("top", "INT64", (1,), is_optional=True)]
+    outputs = [Tensor("label", "BYTES", (1,))]
     lines = model_config("digits", Batching(4, 20), instance_groups(1, 0), inputs=inputs, outputs=outputs).splitlines()
-    assert lines[3:5] == [
+    assert lines[3:6] == [
         'input [{ name: "pixels" data_type: TYPE_FP64 dims: [8, 8] allow_ragged_batch: true }]',
+        'input [{ name: "top" data_type: TYPE_INT64 dims: [1] optional: true allow_ragged_batch: true }]',
         'output [{ name: "label" data_type: TYPE_STRING dims: [1] }]',
     ]
     assert lines[-1] == "dynamic_batching { max_queue_delay_microseconds: 20000 }"

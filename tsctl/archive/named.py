@@ -9,6 +9,7 @@ from tsctl.archive.store import find_archive, list_archives, require_readable
 from tsctl.config.project import Project, find_project
 from tsctl.errors import ArchiveError
 from tsctl.host.progress import Progress
+from tsctl.mistakes import suggestion
 
 
 def archive_of_name(project: Project, name: str, progress: Progress) -> Path:
@@ -16,7 +17,7 @@ def archive_of_name(project: Project, name: str, progress: Progress) -> Path:
 
     Raises:
         SpecError: it has no such version.
-        ArchiveError: there is no such model, or its archive cannot be built, or is not in the store.
+        ArchiveError: there is no such model, it cannot be built, or is not in the store.
     """
     found = _stored_or_name(project, name)
     if isinstance(found, Path):
@@ -31,9 +32,12 @@ def _stored_or_name(project: Project, name: str) -> Path | str:
     folders = read_archive_folders(project)
     stored = [archive.version for archive in list_archives(project) if archive.model == model]
     built = list(folders[model][1].versions) if model in folders else []
-    if not version and not stored and not built:
-        known = sorted({*folders, *(archive.model for archive in list_archives(project))})
-        raise ArchiveError(f"there is no model {model!r}", f"There are: {', '.join(known) or 'none'}.")
+    if not built and not stored:
+        known = {*folders, *(archive.model for archive in list_archives(project))}
+        raise ArchiveError(
+            f"there is no model {model}{suggestion(model, known)}",
+            "A new one begins with: tsctl init. An archive that was made elsewhere: tsctl archive add FILE.mar",
+        )
     if not built or (version in stored and version not in built):
         return find_archive(project, model, version or stored[0]).path
     chosen = f"{model}:{version or built[0]}"

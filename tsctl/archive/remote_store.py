@@ -25,10 +25,11 @@ from tsctl.config.project import Project
 from tsctl.config.spec import ModelName, ModelVersion, SpecModel
 from tsctl.config.store import StoreSpec
 from tsctl.errors import ArchiveError, ConflictError, SpecError
-from tsctl.host.documents import first_mistake, parse_json
+from tsctl.host.documents import parse_json
 from tsctl.host.remote import Exists, Missing, Refused, RemoteError, Unreachable, Unusable, absolute
 from tsctl.host.remote_files import Files, open_files
 from tsctl.host.retry import persistently
+from tsctl.mistakes import first_mistake
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 #: Of the file name of a sample.

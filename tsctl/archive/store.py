@@ -21,10 +21,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from tsctl.archive.container import Content, digest_of, write_entries
 from tsctl.archive.inspect import facts_of
+from tsctl.config.archive import read_archive_spec
 from tsctl.config.project import BUILDS, Project
 from tsctl.config.spec import ModelName, ModelVersion
-from tsctl.errors import ArchiveError
+from tsctl.errors import ArchiveError, SpecError
 from tsctl.host.locks import exclusive
+from tsctl.mistakes import expectation
 
 DIGEST_DIGITS = 12
 _NAME = re.compile(
@@ -101,10 +103,19 @@ def find_archive(project: Project, model: str, version: str) -> StoredArchive:
         there = ", ".join(dict.fromkeys(f"{archive.model} {archive.version}" for archive in archives))
         raise ArchiveError(
             f"no archive of {model} {version} in {project.relative(project.published)}",
-            f"There are: {there or 'none'}. Build it: 'tsctl archive build {model}:{version}'."
-            f" Where deployment.yaml names a store: 'tsctl archive pull {model}:{version}'.",
+            f"There are: {there or 'none'}.{_build_hint(project, model, version)}"
+            f"\n       Where deployment.yaml names a store: tsctl archive pull {model}:{version}",
         )
     return newest(matching)
+
+
+def _build_hint(project: Project, model: str, version: str) -> str:
+    """A line with the command that builds the version; empty where none can."""
+    try:
+        can_build = version in read_archive_spec(project.archives / model / "archive.yaml").versions
+    except SpecError:
+        return ""
+    return f"\n       Build it: tsctl archive build {model}:{version}" if can_build else ""
 
 
 def newest(builds: Iterable[StoredArchive]) -> StoredArchive:
@@ -243,5 +254,5 @@ def name_mistake(model: str, version: str) -> str:
         try:
             TypeAdapter(rule).validate_python(name)
         except ValidationError as error:
-            return f"{kind} {name[:100]!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+            return f"{kind} {name[:100]!r}: {expectation(error.errors()[0])}"
     return ""

@@ -17,13 +17,14 @@ from tsctl.addresses import without_secrets
 from tsctl.archive.store import name_mistake
 from tsctl.compare.contender import Endpoint, endpoint_of
 from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.nodes import TRITON
 from tsctl.config.project import Project
 from tsctl.config.spec import Address
 from tsctl.errors import GatewayError, NodeError, SpecError
 from tsctl.gateway.headers import KEY_HEADER
 from tsctl.gateway.state import open_gateway, require_live, require_route, traffic_in_force
+from tsctl.mistakes import expectation
 from tsctl.nodes.engines import open_node
-from tsctl.nodes.node import TRITON
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,7 @@ def url_target(url: str, key_file: Path | None, model: str, version: str | None)
     try:
         address = TypeAdapter(Address).validate_python(url)
     except ValidationError as error:
-        raise SpecError(
-            f"--url {without_secrets(url)}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
-        ) from None
+        raise SpecError(f"--url {without_secrets(url)}: {expectation(error.errors()[0])}") from None
     trusted = "" if address.startswith("https://") else None
     headers: Mapping[str, str] = {} if key_file is None else {KEY_HEADER: _key(key_file)}
     return Target(model, version, address, endpoint_of(address + _path(model, version), headers), trusted)

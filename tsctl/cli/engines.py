@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import astuple
 from typing import Annotated
 
@@ -36,12 +37,16 @@ def install(
 
     An environment is made completely or not at all; Ctrl-C is safe, and the next try reuses finished downloads.
     """
-    from tsctl.nodes.environments import find_engine
+    from tsctl.nodes.environments import find_engine, shared_version
     from tsctl.nodes.install import install as install_engine
 
     project, progress = find_project(), Progress()
-    rows = []
-    for engine in [find_engine(name) for name in dict.fromkeys(names)]:
+    here = {name: found for name in dict.fromkeys(names) if (found := shared_version(name)) is not None}
+    engines = [find_engine(name) for name in dict.fromkeys(names) if name not in here]
+    rows = [{"engine": name, "version": found, "path": sys.prefix} for name, found in here.items()]
+    for name, found in here.items() if not json else ():
+        typer.echo(f"{name} {found} is installed already, in tsctl's own environment")
+    for engine in engines:
         made = install_engine(project, engine, progress, again)
         rows.append({"engine": engine.name, "version": made.version, "path": str(made.folder)})
         if not json:

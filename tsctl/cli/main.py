@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -79,7 +80,8 @@ app = typer.Typer(
     " 6 evidence cannot be read or judged; 7 a conflict: another process holds the lock, or a version is served from"
     " other bytes; 10 rolled back; 11 a rollout is undecided;"
     " 12 'tsctl plan' found changes; 13 a rollout failed before its first request; 14 'tsctl archive diff' found"
-    " too many different answers; 130 interrupted from the keyboard.",
+    " too many different answers; 130 interrupted, by Ctrl-C,"
+    " SIGTERM or SIGHUP.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -105,8 +107,10 @@ for command in (
 for name, (_, help_text) in NOUNS.items():
     app.add_typer(typer.Typer(cls=_Noun, help=help_text, no_args_is_help=True), name=name)
 
-#: The exit code of a command that was interrupted from the keyboard.
+#: The exit code of a command that was interrupted.
 INTERRUPTED = 130
+#: Signals that interrupt a command as Ctrl-C does.
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 #: ClickException, the base of what a wrong command line raises; typer carries click inside itself and exports it not.
 _ClickException: Any = typer.BadParameter.__mro__[2]
@@ -128,6 +132,7 @@ def run_app(commands: typer.Typer, name: str, arguments: Sequence[str] = ()) -> 
     as_json = "--json" in given[: given.index("--") if "--" in given else None]
     os.umask(os.umask(0o077) | 0o022)
     _open_closed_streams()
+    _interrupt_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -149,7 +154,8 @@ def run_app(commands: typer.Typer, name: str, arguments: Sequence[str] = ()) -> 
         typer.echo(f"error: {_refusal(error)}", err=True)
         _end(1, as_json, _refusal(error))
     except (typer.Abort, KeyboardInterrupt):
-        typer.echo("interrupted", err=True)
+        with suppress(OSError):  # the terminal may be what went away
+            typer.echo("interrupted", err=True)
         _end(INTERRUPTED, as_json, "interrupted")
     except Exception as error:
         if as_json:
@@ -171,6 +177,22 @@ def _end(code: int, as_json: bool, message: str, hint: str = "", document: Mappi
             print_failure({**(document or {}), "error": message, "hint": hint, "code": code})
     _end_output()
     sys.exit(code)
+
+
+def _interrupt_on_signals() -> None:
+    """SIGTERM and SIGHUP interrupt the command, so that its folders, nodes and other processes do not outlive it.
+
+    A signal that is ignored stays so, as under nohup. Commands that serve have handlers of their own.
+    """
+    for number in ENDING:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    for number in ENDING:
+        signal.signal(number, lambda *_: None)  # a second one must not interrupt what the first began
+    raise KeyboardInterrupt
 
 
 def _open_closed_streams() -> None:

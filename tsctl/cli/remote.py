@@ -189,6 +189,7 @@ def _open(address: str | None) -> tuple[Project, StoreSpec, DeploymentSpec | Non
 
     from tsctl.config.deployment import read_deployment
     from tsctl.config.store import StoreSpec
+    from tsctl.mistakes import expectation
 
     project = find_project()
     deployment = read_deployment(project.deployment) if address is None or project.deployment.is_file() else None
@@ -201,7 +202,7 @@ def _open(address: str | None) -> tuple[Project, StoreSpec, DeploymentSpec | Non
             options = spec.options if spec is not None and is_same else {}
             spec = StoreSpec(address=address, options=options, **same)
         except ValidationError as error:
-            raise SpecError(f"--store {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+            raise SpecError(f"--store {expectation(error.errors()[0])}") from None
     if spec is None:
         raise SpecError("deployment.yaml names no store", "Add `store: ADDRESS`, or give --store ADDRESS.")
     return project, spec, deployment

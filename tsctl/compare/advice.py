@@ -1,7 +1,8 @@
 """One sentence of advice on what a comparison measured, with its reason and its limits. Pure.
 
-The rule: among the engines that answer as the archive does, take the one with the most requests/s whose p99 is within
-the limit; without a limit, at saturation. Two engines whose rounds overlap are not told apart.
+The rule: among the engines that answer as the archive does, take the one with the most requests/s of an open loop whose
+p99 is within the limit in every round; without a limit, at saturation. Two engines whose rounds overlap are not told
+apart.
 """
 
 from __future__ import annotations
@@ -42,8 +43,12 @@ def advise(comparison: Comparison) -> Advice:
         return Advice((best,), sentence, limits)
     if equal:
         return Advice((best, *equal), _no_difference(best, equal, fit, comparison), limits)
-    rest = sorted((name for name in speeds if name != best), key=lambda name: -speeds[name].median)
-    sentence = f"Take {best}: {_reason(best, fit[best], setting)}; next is {_next(rest[0], speeds[rest[0]])}."
+    rest = sorted(
+        (engine for engine in comparison.engines if engine.name in speeds and engine.name != best),
+        key=lambda engine: (engine.name not in fit, -speeds[engine.name].median),
+    )
+    next_best = _next(rest[0], speeds[rest[0].name], setting)
+    sentence = f"Take {best}: {_reason(best, fit[best], setting)}; next is {next_best}."
     return Advice((best,), sentence, limits)
 
 
@@ -58,11 +63,19 @@ def _speed(engine: Measured, setting: Setting) -> Spread:
 def _reason(name: str, speed: Spread, setting: Setting) -> str:
     if setting.slo_p99_ms is None:
         return f"it answers the most requests/s at saturation, {range_text(speed)}"
-    return f"it answers the most requests/s with a p99 of at most {setting.slo_p99_ms:g} ms, {range_text(speed)}"
+    return (
+        f"it answers the most requests/s with a p99 of at most {setting.slo_p99_ms:g} ms in an open loop,"
+        f" {range_text(speed)}"
+    )
 
 
-def _next(name: str, speed: Spread) -> str:
-    return f"{name} with {range_text(speed)}" if speed.most else f"{name}, which kept the limit at no load"
+def _next(engine: Measured, speed: Spread, setting: Setting) -> str:
+    if speed.least > 0 or setting.slo_p99_ms is None:
+        return f"{engine.name} with {range_text(speed)}"
+    kept = sum(turn.within(setting.slo_p99_ms) > 0 for turn in engine.turns)
+    if kept:
+        return f"{engine.name}, which kept the limit in {kept} of {len(engine.turns)} rounds only"
+    return f"{engine.name}, which kept the limit at no load"
 
 
 def _none_fits(speeds: dict[str, Spread], setting: Setting) -> str:

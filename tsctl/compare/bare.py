@@ -84,6 +84,6 @@ class BareWorker:
             last = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
             raise ArchiveError(
                 f"the archive's worker does not run without a server (worker {number}): {last}",
-                "An archive of an older tsctl may lack this: build it again with 'tsctl archive build'.",
+                "If another tsctl built the archive, build it again: tsctl archive build",
             )
         return dict(json.loads(ended.stdout))

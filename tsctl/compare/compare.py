@@ -19,7 +19,7 @@ from tsctl.compare.result import Comparison, Setting
 from tsctl.compare.run import Run
 from tsctl.compare.turn import Plan
 from tsctl.config.project import Project
-from tsctl.errors import ArchiveError
+from tsctl.errors import ArchiveError, SpecError
 from tsctl.host.machine import machine_facts
 from tsctl.host.progress import Progress
 
@@ -63,7 +63,7 @@ def compare(
 
     Raises:
         ArchiveError: the archive was not built by tsctl, has no samples, or does not load.
-        SpecError: there is no such engine, or the file of requests is wrong.
+        SpecError: the model generates text, there is no such engine, or the file of requests is wrong.
     """
     facts = _facts(archive)
     traffic = options.traffic
@@ -92,6 +92,11 @@ def _facts(archive: Path) -> Facts:
     facts = facts_of(archive)
     if facts.is_stock:
         raise ArchiveError(f"{archive.name} was not built by tsctl, so only TorchServe can serve it")
+    if facts.is_text:
+        raise SpecError(
+            f"{' '.join(facts.names)} generates text, token by token, and engines are compared by whole answers",
+            "docs/text-generation.md says which engines serve such a model, and what they need.",
+        )
     return facts
 
 

@@ -33,11 +33,17 @@ class Endpoint:
     def message(self, request: RecordedRequest) -> bytes:
         """The bytes of a request, as HTTP/1.1 has them."""
         body, more = self.wrap(request) if self.wrap else (request.body, {})
-        headers = {"content-type": request.media_type, **request.headers, **self.headers, **more}
+        headers = merged({"content-type": request.media_type}, request.headers, self.headers, more)
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         host = f"[{self.host}]" if ":" in self.host else self.host
         head = f"POST {self.path} HTTP/1.1\r\nhost: {host}:{self.port}\r\n{lines}content-length: {len(body)}\r\n\r\n"
         return head.encode("latin-1") + body
+
+
+def merged(*headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers of which each name comes once, whatever its case, with the value of the last."""
+    found = {name.lower(): (name, value) for of_one in headers for name, value in of_one.items()}
+    return dict(found.values())
 
 
 def endpoint_of(url: str, headers: Mapping[str, str] | None = None) -> Endpoint:

@@ -11,13 +11,13 @@ from pydantic import TypeAdapter
 
 from tsctl.archive.store import StoredArchive, import_archive
 from tsctl.compare.contender import Endpoint, endpoint_of
-from tsctl.config.nodes import BaseNodeSpec, NodeSpec, TorchServeSpec
+from tsctl.config.nodes import TRITON, BaseNodeSpec, NodeSpec, TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import SpecError
 from tsctl.host.ports import free_ports
 from tsctl.host.progress import quiet_progress
 from tsctl.nodes.engines import MODULES, open_node
-from tsctl.nodes.node import TRITON, Node
+from tsctl.nodes.node import Node
 
 _QUIET = quiet_progress()
 _SPECS: TypeAdapter[BaseNodeSpec] = TypeAdapter(NodeSpec)

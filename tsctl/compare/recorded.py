@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -22,6 +23,8 @@ from handlers.contract import JSON
 from tsctl.archive.known import known, name_of, read_folder
 from tsctl.config.spec import SpecModel
 from tsctl.errors import ArchiveError, SpecError
+from tsctl.host.documents import parse_json
+from tsctl.mistakes import first_mistake, why_no_json
 
 #: Requests and characters that are read from a file at most: the client holds all of them in memory.
 MOST_REQUESTS, MOST_BYTES = 100_000, 256 << 20
@@ -90,6 +93,9 @@ class _Line(SpecModel):
             raise ValueError("give either body or body_base64")
         if own := sorted(name for name in self.headers if name.lower() in OWN_HEADERS):
             raise ValueError(f"headers must not hold {', '.join(own)}: the client sets it")
+        names = Counter(name.lower() for name in self.headers)
+        if twice := [name for name, times in names.items() if times > 1]:
+            raise ValueError(f"headers must not hold {twice[0]} twice; its case does not matter")
         return self
 
     def content(self) -> bytes:
@@ -164,7 +170,7 @@ def read_file(path: Path) -> RequestFile:
     capture: Capture | None = None
     held = 0
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # some editors write a byte order mark
             for number in count(1):
                 line = file.readline(MOST_BYTES + 1 - held)
                 held += len(line)
@@ -212,29 +218,21 @@ def _capture(path: Path, line: str) -> Capture | None:
     try:
         first = _First.model_validate(content)
     except ValidationError as error:
-        raise SpecError(f"{path}, line 1: {_reason(error)}", "Copy the file again, or capture again.") from None
+        raise SpecError(f"{path}, line 1: {first_mistake(error)}", "Copy the file again, or capture again.") from None
     return Capture(first.model, first.begin, first.seconds, first.requests, first.recorded)
 
 
 def _request(path: Path, number: int, line: str) -> RecordedRequest:
     try:
-        content = json.loads(line)
-        read = _Line.model_validate(content)
+        read = _Line.model_validate(parse_json(line.encode()))
         body = read.content()
     except ValidationError as error:
-        raise SpecError(f"{path}, line {number}: {_reason(error)}", _HINT) from None
+        raise SpecError(f"{path}, line {number}: {first_mistake(error)}", _HINT) from None
     except binascii.Error as error:
         raise SpecError(f"{path}, line {number}: body_base64: {error}", _HINT) from None
     except (ValueError, RecursionError) as error:
-        raise SpecError(f"{path}, line {number}: no JSON: {error}", _HINT) from None
+        raise SpecError(f"{path}, line {number}: no JSON: {why_no_json(error)}", _HINT) from None
     name = read.request_id or f"line {number}"
     return RecordedRequest(
         f"{name} row {read.row}" if read.row else name, body, read.media_type, read.headers, read.at_s
     )
-
-
-def _reason(error: ValidationError) -> str:
-    """The first mistake, with its place in the line."""
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{f'{place}: ' if place else ''}{first['msg'].removeprefix('Value error, ')}"

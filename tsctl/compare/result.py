@@ -40,11 +40,15 @@ class Turn:
 
     @property
     def loads(self) -> list[LoadFigures]:
-        """Every load that can be compared with a limit of latency, the lightest first."""
-        return [*(self.open_loops[share] for share in sorted(self.open_loops)), self.saturated]
+        """Every load that can be compared with a limit of latency, the lightest first: the open loops.
+
+        A closed loop sends nothing while the engine stalls, so its p99 has one slow request of each connection in place
+        of all that clients would have sent (coordinated omission).
+        """
+        return [self.open_loops[share] for share in sorted(self.open_loops)]
 
     def within(self, p99_ms: float) -> float:
-        """The most requests/s that were answered with at most this p99; 0 where no load was."""
+        """The most requests/s of an open loop that were answered with at most this p99; 0 where no load was."""
         return max((load.answered_s for load in self.loads if load.p99_ms <= p99_ms), default=0.0)
 
 
@@ -56,6 +60,12 @@ class Measured:
     turns: tuple[Turn, ...] = ()
     why_not: str = ""  # why it was not measured, or not to the end
     difference: str = ""  # how its answers differ from those of the archive; empty where they do not
+
+    @property
+    def title(self) -> str:
+        """The name, marked where the figures beside it must not be compared with those of others."""
+        mark = " (answers differ)" if self.difference else " (failed)" if self.why_not else ""
+        return f"{self.name}{mark}"
 
     @property
     def is_comparable(self) -> bool:

@@ -15,6 +15,7 @@ from tsctl.config.requirements import Requirements
 from tsctl.config.secrets import SecretNames
 from tsctl.config.spec import ModelName, ModelVersion, SpecModel, read_spec
 from tsctl.config.trust import TrustList
+from tsctl.mistakes import first_mistake
 
 
 def _inside(path: str) -> str:
@@ -331,7 +332,7 @@ class ArchiveSpec(Serving):
             try:
                 self.serving(version)
             except ValidationError as error:
-                raise ValueError(f"version {version}: {error.errors()[0]['msg']}") from None
+                raise ValueError(f"version {version}: {first_mistake(error)}") from None
         is_text_handler = self.handler == TEXT_HANDLER
         for version in self.versions if self.handler.startswith("handlers.") else ():
             if (self.serving(version).generation is not None) != is_text_handler:

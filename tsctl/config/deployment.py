@@ -375,7 +375,19 @@ class DeploymentSpec(SpecModel):
                 names = (wanted and wanted.nodes) or ()
                 if twice := sorted({name for name in names if names.count(name) > 1}):
                     raise ValueError(f"{model} {version} names node {', '.join(twice)} twice")
+                first, *others = (name for name in self.nodes if target.is_on(version, name))
+                for other in others:
+                    if self.nodes[first].protocol != self.nodes[other].protocol:
+                        raise ValueError(self._mixed(model, version, first, other))
         return self
+
+    def _mixed(self, model: str, version: str, *names: str) -> str:
+        first, other = (f"node {name} (engine {self.nodes[name].engine})" for name in names)
+        return (
+            f"{model} {version} cannot be on {first} and on {other}, which need requests of other forms: give it nodes,"
+            f" such as nodes: [{names[0]}], and the other node a version of its own, with archive:"
+            f' "{self.models[model].archive(version)}"'
+        )
 
     @property
     def gateway_metrics(self) -> list[str]:

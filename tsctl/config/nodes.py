@@ -21,6 +21,10 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 #: Versions of one vLLM node where the spec does not name its ports, and the most ports that it may name.
 MOST_SERVERS, MOST_PORTS = 8, 256
 
+#: How a node answers at the path of a version: a POST of the body gets the handler's status, headers and body.
+PLAIN = "plain"
+#: As PLAIN, in the envelope of a model on Triton (handlers/adapters/triton/envelope.py).
+TRITON = "triton"
 #: Begins the hosts that only their own machine reaches.
 LOOPBACK = ("127.", "localhost", "::1")
 
@@ -41,6 +45,9 @@ class BaseNodeSpec(SpecModel):
     places: ClassVar[frozenset[str]] = frozenset(
         ("engine", "address", "inference", "management", "metrics", "grpc_ports")
     )
+
+    #: How it answers; all nodes of a version need the same.
+    protocol: ClassVar[str] = PLAIN
 
     engine: str  # the server
     nice: Annotated[int, Field(ge=0, le=19)] = 0  # of all its processes; for shadows, which must not slow down others
@@ -156,6 +163,8 @@ class BentomlSpec(OwnServerSpec):
 
 class TritonSpec(OneAddressSpec):
     """One tritonserver, with the archives of this machine. No token: keep its address from other machines."""
+
+    protocol: ClassVar[str] = TRITON
 
     engine: Literal["triton"]  # tritonserver
     gpus: Annotated[int, Field(ge=0, le=64)] = 0  # that its workers are dealt to; 0: they compute on the CPU

@@ -6,8 +6,6 @@ YAML, and it is refused rather than guessed. `yaml_files.py` has the bounds, and
 
 from __future__ import annotations
 
-import difflib
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -18,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, T
 from tsctl.addresses import without_secrets
 from tsctl.config.yaml_files import YamlMistake, read_yaml
 from tsctl.errors import SpecError
+from tsctl.mistakes import expectation, place, suggestion
 
 
 class SpecModel(BaseModel):
@@ -69,12 +68,11 @@ def version_mistake(version: str) -> str:
     try:
         TypeAdapter(ModelVersion).validate_python(version)
     except ValidationError as error:
-        return str(error.errors()[0]["msg"])
+        return expectation(error.errors()[0])
     return ""
 
 
 MOST_MISTAKES = 30
-SHOWN_KEYS = 280  # characters of the keys that a message lists
 Spec = TypeVar("Spec", bound=SpecModel)
 
 
@@ -110,17 +108,18 @@ def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[
     schema = model.model_json_schema()
     for entry in error.errors(include_url=False)[:MOST_MISTAKES]:
         # pydantic names the key of a bad mapping key '[key]'; people know only the key itself
-        where, parent = _place(schema, [str(part) for part in entry["loc"] if part != "[key]"])
+        where, parent = _place(schema, [part for part in place(entry) if part != "[key]"])
         key = ".".join(part if part.isprintable() and len(part) < 60 else _shortened(part) for part in where)
         kind = entry["type"]
         if not key and kind == "value_error":  # of the whole file, whose beginning would say nothing
-            lines.append(f"{name}: {_expectation(entry)}")
+            lines.append(f"{name}: {expectation(entry)}")
         elif kind == "extra_forbidden":
-            lines.append(f"{name}: {key}: unknown key{_suggestion(where[-1], parent)}")
-        elif kind == "missing":
-            lines.append(f"{name}: {key}: missing, and required")
+            lines.append(f"{name}: {key}: {expectation(entry)}{suggestion(where[-1], parent)}")
+        elif kind in ("missing", "union_tag_not_found"):
+            lines.append(f"{name}: {key}: {expectation(entry)}")
         else:
-            value = "***" if {"options", "webhook"} & set(where) else _shortened(entry["input"])  # which hold secrets
+            wrong = entry["ctx"]["tag"] if kind == "union_tag_invalid" else entry["input"]
+            value = "***" if {"options", "webhook"} & set(where) else _shortened(wrong)  # which hold secrets
             lines.append(f"{name}: {key or 'content'}: {value}: {_expectation(entry)}")
     if error.error_count() > MOST_MISTAKES:
         lines.append(f"{name}: {error.error_count() - MOST_MISTAKES} more mistakes")
@@ -128,28 +127,15 @@ def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[
 
 
 def _expectation(entry: Any) -> str:
-    message = str(entry["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     if entry["type"] == "string_type" and isinstance(entry["input"], int | float):
-        return f'{message}; quote it, as in "{entry["input"]}"'
-    if entry["type"] == "model_type":
-        return "should be a mapping of keys to values"
-    return message
+        return f'{expectation(entry)}; quote it, as in "{entry["input"]}"'
+    return expectation(entry)
 
 
 def _shortened(value: object) -> str:
     """The value as it is shown, without the secrets of an address."""
     text = without_secrets(repr(value))
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _suggestion(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    if not known:
-        return ""
-    shown = textwrap.shorten(", ".join(sorted(known)), SHOWN_KEYS, placeholder=" ...")
-    return f"; known here: {shown}"
 
 
 def _place(schema: Any, where: list[str]) -> tuple[list[str], list[str]]:

@@ -60,7 +60,7 @@ def desired_state(
                     recorded=before.get(f"{model}:{version}"),
                     source=source if source != version else "",
                     nodes=target.nodes(version),
-                    impossible=dict(_impossible(project, model, wanted, on)),
+                    impossible=dict(_impossible(project, wanted, on)),
                     settings={node.name: named for node in on if (named := node.settings(target.versions[version]))},
                 )
             )
@@ -148,19 +148,12 @@ def _distrust(project: Project, archive: StoredArchive, trust_of: Callable[[str]
     return (sentence(verdict.refused), verdict.hint) if verdict.refused else None
 
 
-def _impossible(project: Project, model: str, wanted: WantedVersion, on: Sequence[Node]) -> Iterator[tuple[str, str]]:
+def _impossible(project: Project, wanted: WantedVersion, on: Sequence[Node]) -> Iterator[tuple[str, str]]:
     """Nodes that can never serve the version, with the reason."""
     archive = archive_of(project.store / wanted.archive) if wanted.archive is not None else None
-    ways = {(node.protocol, node.path(model, wanted.version)): node for node in reversed(on)}
     for node in on:
         if archive is not None and (reason := _why_not(node, archive, wanted)):
             yield node.name, reason
-        elif len(ways) > 1 and ways[node.protocol, node.path(model, wanted.version)] is not on[0]:
-            yield (
-                node.name,
-                f"engine {node.engine} needs other requests than {on[0].engine} of node {on[0].name}, so they cannot"
-                " share a version; name another version with the same archive for this node",
-            )
 
 
 def _why_not(node: Node, archive: StoredArchive, wanted: WantedVersion) -> str:

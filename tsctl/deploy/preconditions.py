@@ -72,7 +72,7 @@ def _archive(model: WantedModel, version: WantedVersion, actual: Actual) -> Iter
         reason = f"no archive of {name} is in the store"
         hint = (
             f"Build it: tsctl archive build {model.model}:{version.archive_version}"
-            " An archive that was made elsewhere: tsctl archive add FILE.mar"
+            "\n       An archive that was made elsewhere: tsctl archive add FILE.mar"
         )
     elif version.archive is None and lacking:
         stored = f"the store has {', '.join(version.others)}" if version.others else "the store has none of it"

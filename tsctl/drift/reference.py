@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from tsctl.mistakes import first_mistake
+
 #: Bins of a number between its least and its largest reference value.
 BINS = 20
 #: Categories with a bin of their own; the others share one.
@@ -214,6 +216,4 @@ def from_json(stored: Any) -> dict[str, Reference]:
     try:
         return _STORED.validate_python(stored.get("features"))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UnusableReference(f"the reference {place}: {first['msg']}: build the archive again") from None
+        raise UnusableReference(f"the reference {first_mistake(error)}: build the archive again") from None

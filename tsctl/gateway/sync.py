@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from tsctl.archive.container import UNREADABLE
 from tsctl.archive.inspect import Facts, facts_of
 from tsctl.archive.samples import read_samples
+from tsctl.config.nodes import PLAIN, TRITON
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, GatewayError, NodeError
 from tsctl.gateway.envoy.render.upstreams import (
@@ -32,7 +33,7 @@ from tsctl.gateway.shared.control import SharedGateways
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic, only
 from tsctl.host.files import stamp
-from tsctl.nodes.node import PLAIN, TRITON, Node
+from tsctl.nodes.node import Node
 from tsctl.nodes.observe import observe
 from tsctl.nodes.observed import ObservedNode, ObservedVersion
 

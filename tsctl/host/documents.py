@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from tsctl.mistakes import first_mistake
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -47,14 +49,6 @@ def checked(made: Kind) -> Kind:
     except ValidationError as error:
         raise ValueError(first_mistake(error)) from None
     return read
-
-
-def first_mistake(error: ValidationError) -> str:
-    """The first mistake in one line: its place, and what was expected there."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
 
 
 @cache

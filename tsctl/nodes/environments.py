@@ -125,6 +125,14 @@ class Environment:
         return round(sum(file.lstat().st_size for file in files) / 1e6)
 
 
+def shared_version(name: str) -> str | None:
+    """The version of an engine that is installed in tsctl's own environment; None for any other name."""
+    try:
+        return version(SHARED[name].package) if name in SHARED else None
+    except PackageNotFoundError:
+        return None
+
+
 def find_engine(name: str) -> Engine:
     """The engine of that name.
 
@@ -230,10 +238,8 @@ def list_engines(project: Project) -> list[EngineRow]:
 
 
 def _own_row(engine: Shared) -> EngineRow:
-    try:
-        return EngineRow(engine.name, "yes", version(engine.package), None, engine.needs)
-    except PackageNotFoundError:
-        return EngineRow(engine.name, "no", None, None, engine.needs)
+    found = shared_version(engine.name)
+    return EngineRow(engine.name, "no" if found is None else "yes", found, None, engine.needs)
 
 
 def _row(project: Project, engine: Engine) -> EngineRow:

@@ -31,10 +31,6 @@ from tsctl.nodes.record import require_described, running_pid
 
 #: In the folder of a node; it may be a link to another disk.
 RECORDS_FOLDER = "records"
-#: How a node answers at the path of a version: a POST of the body gets the handler's status, headers and body.
-PLAIN = "plain"
-#: As PLAIN, in the envelope of a model on Triton (handlers/adapters/triton/envelope.py).
-TRITON = "triton"
 
 
 def _serving(archive: StoredArchive) -> Serving:
@@ -77,8 +73,6 @@ class Node(ABC):
     spec: BaseNodeSpec
     folder: Path  # its files on this machine, which only their owner may read
 
-    #: How it answers; versions on nodes of one cluster need the same.
-    protocol: ClassVar[str] = PLAIN
     #: Whether each version answers at an address of its own (`url`), and not at the node's.
     own_addresses: ClassVar[bool] = False
     #: Whether it is a cluster, whose versions answer at several addresses (`ObservedVersion.addresses`).
@@ -87,6 +81,11 @@ class Node(ABC):
     waits_for_batches: ClassVar[bool] = False
 
     # ---- the place ---------------------------------------------------------------------------------------------------
+
+    @property
+    def protocol(self) -> str:
+        """How it answers: PLAIN, or TRITON."""
+        return self.spec.protocol
 
     @property
     def engine(self) -> str:

@@ -19,6 +19,7 @@ from tsctl.config.archive import read_archive_spec
 from tsctl.config.project import Project
 from tsctl.config.spec import ModelName
 from tsctl.errors import SpecError
+from tsctl.mistakes import expectation
 from tsctl.scaffold.files import NewFile
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -171,4 +172,4 @@ def require_model_name(name: str) -> str:
     try:
         return str(TypeAdapter(ModelName).validate_python(name))
     except ValidationError as error:
-        raise SpecError(f"no model can be called {name!r}: {error.errors()[0]['msg']}") from None
+        raise SpecError(f"no model can be called {name!r}: {expectation(error.errors()[0])}") from None

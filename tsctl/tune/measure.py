@@ -21,12 +21,13 @@ from tsctl.compare.load.schedule import at_least_one, send_times
 from tsctl.compare.nodes import free_spec
 from tsctl.compare.recorded import RecordedRequest
 from tsctl.compare.turn import ANSWER_S, MOST_CLIENTS, ask
+from tsctl.config.nodes import TRITON
 from tsctl.config.project import Project
 from tsctl.errors import NodeError, TsctlError
 from tsctl.host.progress import Note, quiet_progress
 from tsctl.host.usage import OthersMeter, memory_of, process_tree
 from tsctl.nodes.engines import open_node
-from tsctl.nodes.node import TRITON, Node
+from tsctl.nodes.node import Node
 from tsctl.nodes.observed import Reply
 from tsctl.tune.objective import Load, Score, next_share, score
 from tsctl.tune.space import Settings

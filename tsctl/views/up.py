@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.nodes import PLAIN
 from tsctl.config.project import Project
 from tsctl.deploy.up import UpResult
-from tsctl.nodes.node import PLAIN, Node
+from tsctl.nodes.node import Node
 from tsctl.views.table import Table
 
 #: An answer is shown on one line, cut to this many characters.

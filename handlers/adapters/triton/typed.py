@@ -14,7 +14,15 @@ import numpy as np
 import triton_python_backend_utils as backend
 from pydantic_core import from_json, to_json
 
-from handlers.contract import BINARY, HEADER_LENGTH_HEADER, OPEN_INFERENCE, PROTOCOL_HEADER, TRITON_BODY
+from handlers.contract import (
+    BINARY,
+    HEADER_LENGTH_HEADER,
+    JSON,
+    OPEN_INFERENCE,
+    PROTOCOL_HEADER,
+    TRITON_BODY,
+    TRITON_JSON_PARAMETER,
+)
 from handlers.messages import Outcome, Request
 from handlers.worker.worker import Worker
 
@@ -26,6 +34,8 @@ _TYPES = {
 }  # fmt: skip
 _DATATYPES = {np.dtype(code): name for name, code in _TYPES.items()}
 _LENGTH = struct.Struct("<I")
+#: The datatype here of an output of config.pbtxt that is a JSON text for each row.
+_AS_JSON = "JSON"
 #: Triton's code of an error, by the status that HTTP's clients get.
 _CODES = {
     **dict.fromkeys((400, 413, 415, 422), "INVALID_ARG"), 404: "NOT_FOUND", 501: "UNSUPPORTED",
@@ -39,6 +49,8 @@ def executor(model_config: Mapping[str, Any]) -> Execute | None:
         return None
     outputs = {entry["name"]: entry["data_type"].removeprefix("TYPE_") for entry in model_config.get("output", ())}
     datatypes = {name: "BYTES" if datatype == "STRING" else datatype for name, datatype in outputs.items()}
+    parameter = model_config.get("parameters", {}).get(TRITON_JSON_PARAMETER, {})
+    datatypes |= dict.fromkeys(from_json(parameter.get("string_value", "[]")), _AS_JSON)
 
     def execute(worker: Worker, requests: Sequence[Any]) -> list[Any]:
         outcomes = worker.answer([read_request(request) for request in requests])
@@ -48,7 +60,10 @@ def executor(model_config: Mapping[str, Any]) -> Execute | None:
 
 
 def read_request(request: Any) -> Request:
-    """The request's tensors as the body of an infer request, with their values in binary behind its JSON."""
+    """The request's tensors as the body of an infer request, with their values in binary behind its JSON.
+
+    An optional input that the client left out is no tensor here, and so the field has its default.
+    """
     inputs, values = [], []
     for tensor in request.inputs():
         array = tensor.as_numpy()
@@ -70,19 +85,27 @@ def _values(array: np.ndarray) -> bytes:
 
 
 def _response(request: Any, outcome: Outcome, datatypes: Mapping[str, str]) -> Any:
-    """The outcome as the tensors that the client asked for, in the datatypes of config.pbtxt, or as an error."""
+    """The outcome as the tensors that the client asked for, in the datatypes of config.pbtxt, or as an error.
+
+    A key of the answer that config.pbtxt does not name is left out: Triton gives no client an output beyond those.
+    """
     if outcome.status != 200:
         problem = from_json(outcome.body)
         return _failure(f"{problem['title']}: {problem['detail']}", outcome.status)
     wanted = set(request.requested_output_names())
     tensors = []
-    for name, array in _arrays(outcome).items():
-        if wanted and name not in wanted:
+    for name, (array, holds_json) in _arrays(outcome).items():
+        if name not in datatypes or (wanted and name not in wanted):
             continue
-        fitting = _as(datatypes.get(name, ""), array)
+        fitting = _as(datatypes[name], array, holds_json)
         if fitting is None:
-            return _failure(f"The output {name} is no {datatypes.get(name, 'output of this model')} this time.", 500)
-        tensors.append(backend.Tensor(name, fitting))
+            declared = "BYTES" if datatypes[name] == _AS_JSON else datatypes[name]
+            given = JSON if holds_json else "BYTES" if array.dtype == object else _DATATYPES[array.dtype]
+            return _failure(
+                f"The model's answer has {given} for {name}; config.pbtxt declares {declared}, which cannot hold it.",
+                500,
+            )
+        tensors.append(backend.Tensor(name, fitting if fitting.ndim > 1 else fitting.reshape(-1, 1)))
     return backend.InferenceResponse(tensors)
 
 
@@ -91,8 +114,8 @@ def _failure(message: str, status: int) -> Any:
     return backend.InferenceResponse(error=backend.TritonError(message, code))
 
 
-def _arrays(outcome: Outcome) -> dict[str, np.ndarray]:
-    """The outputs of an infer response in binary, with one dimension at least besides that of the rows."""
+def _arrays(outcome: Outcome) -> dict[str, tuple[np.ndarray, bool]]:
+    """The outputs of an infer response in binary; and whether each is a JSON text for each row."""
     length = int(dict(outcome.headers)[HEADER_LENGTH_HEADER])
     values = memoryview(outcome.body)[length:]
     arrays, at = {}, 0
@@ -104,7 +127,7 @@ def _arrays(outcome: Outcome) -> dict[str, np.ndarray]:
             array = np.array(_texts(raw), dtype=object)
         else:
             array = np.frombuffer(raw, _TYPES[output["datatype"]])
-        arrays[output["name"]] = array.reshape(shape if len(shape) > 1 else [*shape, 1])
+        arrays[output["name"]] = array.reshape(shape), output["parameters"].get("content_type") == JSON
     return arrays
 
 
@@ -117,12 +140,28 @@ def _texts(raw: memoryview) -> list[bytes]:
     return texts
 
 
-def _as(datatype: str, array: np.ndarray) -> np.ndarray | None:
-    """The array in this datatype; None where it cannot be. BYTES hold anything, as JSON: a text for each row."""
-    if datatype == "BYTES" and array.dtype != object:
-        return np.array([to_json(row) for row in array.tolist()], dtype=object).reshape(-1, 1)
-    if datatype == "BYTES":
-        return array
-    if datatype not in _TYPES or array.dtype == object:
+def _as(datatype: str, array: np.ndarray, holds_json: bool) -> np.ndarray | None:
+    """The array in this datatype; None where that would change a value, or make a text of it or a value of a text.
+
+    Args:
+        array: of one value, or an array of them, for each row.
+        holds_json: the values are JSON texts already, because they are no tensor.
+    """
+    if datatype == _AS_JSON:
+        return array if holds_json else np.array([to_json(row) for row in array.tolist()], dtype=object)
+    if holds_json:
         return None
-    return array.astype(_TYPES[datatype], copy=False)
+    if datatype == "BYTES" or array.dtype == object:
+        return array if datatype == "BYTES" and array.dtype == object else None
+    wanted = np.dtype(_TYPES[datatype])
+    if array.dtype == wanted:
+        return array
+    if array.dtype == np.bool_ or wanted == np.bool_:
+        return None
+    with np.errstate(all="ignore"):
+        cast = array.astype(wanted)
+    if array.dtype.kind == wanted.kind == "f":  # rounded, as a config.pbtxt that says FP32 asks for
+        is_kept = np.isfinite(cast) == np.isfinite(array)
+    else:
+        is_kept = cast.astype(np.longdouble) == array.astype(np.longdouble)  # holds every INT64 and FP64
+    return cast if is_kept.all() else None

@@ -40,6 +40,11 @@ def describe_model(
     }
 
 
+def json_outputs(answers: Sequence[Any]) -> list[str]:
+    """Names of the outputs that the metadata calls BYTES because they are not always a tensor: JSON, not texts."""
+    return [name for name, values in _columns(answers).items() if _common(name, values) is None]
+
+
 def server_metadata() -> dict[str, Any]:
     """A server's metadata."""
     return {"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": list(OPEN_INFERENCE_EXTENSIONS)}
@@ -82,19 +87,25 @@ def _tensor(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> tuple[s
 
 
 def _outputs(answers: Sequence[Any]) -> list[dict[str, Any]]:
+    as_json = {"datatype": "BYTES", "shape": [ANY_SIZE]}  # a text for each row
+    return [{"name": name, **(_common(name, values) or as_json)} for name, values in _columns(answers).items()]
+
+
+def _columns(answers: Sequence[Any]) -> dict[str, list[Any]]:
+    """The values of each output that are known."""
     columns = columns_of(answers) if answers else {}
-    return [_output(name, [value for value in values if value is not None]) for name, values in columns.items()]
+    return {name: [value for value in values if value is not None] for name, values in columns.items()}
 
 
-def _output(name: str, values: list[Any]) -> dict[str, Any]:
-    """The output that holds all of these values, each of one row."""
+def _common(name: str, values: list[Any]) -> dict[str, Any] | None:
+    """Datatype and shape that hold all of these values, each of one row; None where only JSON does."""
     tensors = [tensor_of(name, [value]) for value in values]
     datatypes = {tensor["datatype"] for tensor in tensors}
     lengths = {len(tensor["shape"]) for tensor in tensors}
     if datatypes == {"INT64", "FP64"}:
         datatypes = {"FP64"}
     if len(datatypes) != 1 or len(lengths) != 1 or any("parameters" in tensor for tensor in tensors):
-        return {"name": name, "datatype": "BYTES", "shape": [ANY_SIZE]}  # as JSON, a text for each row
+        return None
     sizes = [set(of_all) for of_all in zip(*(tensor["shape"][1:] for tensor in tensors), strict=True)]
     shape = [ANY_SIZE, *(size.pop() if len(size) == 1 else ANY_SIZE for size in sizes)]
-    return {"name": name, "datatype": datatypes.pop(), "shape": shape}
+    return {"datatype": datatypes.pop(), "shape": shape}

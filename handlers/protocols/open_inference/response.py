@@ -20,7 +20,6 @@ from handlers.protocols.plain import as_list
 UNNAMED = "output"
 #: Digits of an integer that Python, and so most clients, would read back.
 _MOST_DIGITS = 4300
-_TOO_LARGE = 10**_MOST_DIGITS
 
 
 def fold(infer: InferRows, outcomes: Sequence[Outcome], model: str, version: str) -> Outcome:
@@ -139,11 +138,7 @@ def _shape(values: list[Any]) -> tuple[list[int], list[Any]]:
 
 
 def _datatype(values: list[Any]) -> str | None:
-    """The datatype of all the values; None where they have none in common.
-
-    Raises:
-        ValueError: an integer is too long for most clients.
-    """
+    """The datatype that holds each of the values as it is; None where none does, so that they come as JSON."""
     kinds = {type(value) for value in values}
     if kinds == {bool}:
         return "BOOL"
@@ -153,6 +148,12 @@ def _datatype(values: list[Any]) -> str | None:
         return "INT64"
     if not kinds or not kinds <= {int, float}:
         return None
-    if int in kinds and any(abs(value) >= _TOO_LARGE for value in values):
-        raise ValueError(f"an integer has more than {_MOST_DIGITS} digits")
-    return "FP64"
+    return "FP64" if int not in kinds or all(map(_is_float, values)) else None
+
+
+def _is_float(value: float) -> bool:
+    """Whether FP64 holds this number: an integer past 2^53 may have no such float, and one past 2^1024 has none."""
+    try:
+        return isinstance(value, float) or float(value) == value
+    except OverflowError:
+        return False

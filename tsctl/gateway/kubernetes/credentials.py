@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tsctl.addresses import without_secrets
 from tsctl.config.yaml_files import YamlMistake, parse_yaml
 from tsctl.errors import SpecError
-from tsctl.host.documents import first_mistake, parse_json
+from tsctl.host.documents import parse_json
+from tsctl.mistakes import first_mistake
 
 #: Mounted into every pod that has a service account.
 IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tsctl.config.nodes import LOOPBACK
 from tsctl.errors import NodeError
-from tsctl.host.documents import first_mistake
 from tsctl.host.locks import exclusive
+from tsctl.mistakes import first_mistake
 from tsctl.nodes.ray.applications import Application, Config
 from tsctl.nodes.session import Connection, unguarded
 

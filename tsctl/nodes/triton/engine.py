@@ -16,7 +16,7 @@ from tsctl.errors import NodeError
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes import process as nodes_process
 from tsctl.nodes.load_reports import last_failures, read_load_reports
-from tsctl.nodes.node import TRITON, Restored
+from tsctl.nodes.node import Restored
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
 from tsctl.nodes.session import require_running
 from tsctl.nodes.triton import process, repository, versions
@@ -32,7 +32,6 @@ from tsctl.nodes.triton.workers import live_workers
 class TritonNode(Node):
     """One tritonserver with its supervisor."""
 
-    protocol: ClassVar[str] = TRITON
     waits_for_batches: ClassVar[bool] = True
 
     @property

@@ -6,11 +6,13 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from handlers.contract import TRITON_JSON_PARAMETER
 from tsctl.archive.container import open_archive, unpack
 from tsctl.archive.inspect import Facts, read_facts
 from tsctl.archive.libraries import OF_TEXT, Libraries, libraries_of
@@ -41,6 +43,24 @@ class _Described(BaseModel):
 class _Metadata(BaseModel):
     inputs: list[_Described]
     outputs: list[_Described]
+    required: list[str] | None = None  # names of inputs; None: an archive of an older tsctl, so each is required
+    json_outputs: list[str] = []
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What the model takes and gives.
+
+    Args:
+        json_outputs: names of the outputs that are a JSON text for each row.
+    """
+
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+    json_outputs: Sequence[str] = ()
+
+
+RAW = Interface(RAW_INPUTS, RAW_OUTPUTS)
 
 
 def export(archive: Path, target: Path, gpus: int = 0, is_raw: bool = False) -> Libraries:
@@ -68,25 +88,26 @@ def export(archive: Path, target: Path, gpus: int = 0, is_raw: bool = False) -> 
         version = folder / model / NUMBER
         unpack(archive, version / "archive")
         shutil.copyfile(version / "archive" / ADAPTER, version / "model.py")
-        inputs, outputs = (RAW_INPUTS, RAW_OUTPUTS) if is_raw else described(version / "archive", archive.name)
-        (folder / model / "config.pbtxt").write_text(_config(facts, gpus, inputs, outputs), encoding="utf-8")
+        interface = RAW if is_raw else described(version / "archive", archive.name)
+        (folder / model / "config.pbtxt").write_text(_config(facts, gpus, interface), encoding="utf-8")
         libraries = libraries_of(version / "archive", [PROGRAM, facts.handler], GIVEN, OF_TEXT)
         pins = sorted(libraries.pins.items())
         (folder / REQUIREMENTS).write_text("".join(f"{name}=={release}\n" for name, release in pins))
     return libraries
 
 
-def _config(facts: Facts, gpus: int, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> str:
+def _config(facts: Facts, gpus: int, interface: Interface) -> str:
     batching = Batching(facts.batch_size, facts.integer("maxBatchDelay") or 1)
     groups = instance_groups(facts.integer("minWorkers") or 1, gpus)
-    return model_config(facts.names[0], batching, groups, inputs, outputs)
+    parameters = {TRITON_JSON_PARAMETER: json.dumps(list(interface.json_outputs))} if interface.json_outputs else {}
+    return model_config(facts.names[0], batching, groups, interface.inputs, interface.outputs, parameters)
 
 
-def described(folder: Path, name: str) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs and outputs of the unpacked archive's model, whose code runs in the sandbox.
+def described(folder: Path, name: str) -> Interface:
+    """What the unpacked archive's model takes and gives; its code runs in the sandbox.
 
     Raises:
-        ArchiveError: it does not say them.
+        ArchiveError: it does not say that, or a tensor cannot fill a field that it needs.
     """
     ended = run_confined(
         [sys.executable, "-I", "-c", _DESCRIBE], folder.resolve(), reads=[folder.resolve()], timeout_s=DESCRIBE_S
@@ -102,7 +123,16 @@ def described(folder: Path, name: str) -> tuple[list[Tensor], list[Tensor]]:
         raise ArchiveError(
             f"{name} has no field that a tensor can fill", "Export whole HTTP bodies instead, such as pictures: --raw"
         )
-    return [_tensor(entry) for entry in metadata.inputs], [_tensor(entry) for entry in metadata.outputs]
+    required, inputs = metadata.required, [entry.name for entry in metadata.inputs]
+    if missing := [field for field in required or () if field not in inputs]:
+        raise ArchiveError(
+            f"{name} needs {', '.join(missing)}, which a tensor cannot fill", "Export whole HTTP bodies instead: --raw"
+        )
+    return Interface(
+        [_tensor(entry, required is not None and entry.name not in required) for entry in metadata.inputs],
+        [_output(entry) for entry in metadata.outputs],
+        metadata.json_outputs,
+    )
 
 
 def _metadata(output: bytes) -> Any:
@@ -112,6 +142,12 @@ def _metadata(output: bytes) -> Any:
         return None
 
 
-def _tensor(entry: _Described) -> Tensor:
+def _tensor(entry: _Described, is_optional: bool = False) -> Tensor:
     """Without the rows' dimension; Triton needs one more at least."""
-    return Tensor(entry.name, entry.datatype, tuple(entry.shape[1:]) or (1,))
+    return Tensor(entry.name, entry.datatype, tuple(entry.shape[1:]) or (1,), is_optional)
+
+
+def _output(entry: _Described) -> Tensor:
+    """An output whose numbers are FP64: golden answers that are all integers do not say that every answer is one."""
+    tensor = _tensor(entry)
+    return replace(tensor, datatype="FP64") if tensor.datatype == "INT64" else tensor

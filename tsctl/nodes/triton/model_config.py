@@ -19,6 +19,7 @@ class Tensor:
     name: str
     datatype: str  # of the Open Inference Protocol, such as FP64
     shape: tuple[int, ...]  # -1: any size
+    is_optional: bool = False  # of an input: whether a client may leave it out
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def numbered_groups(numbers: Sequence[int], gpus: int) -> list[str]:
 def _tensor(tensor: Tensor) -> str:
     datatype = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
     dims = ", ".join(map(str, tensor.shape))
-    return f"name: {_text(tensor.name)} data_type: TYPE_{datatype} dims: [{dims}]"
+    optional = " optional: true" if tensor.is_optional else ""
+    return f"name: {_text(tensor.name)} data_type: TYPE_{datatype} dims: [{dims}]{optional}"
 
 
 def _text(value: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from tsctl.mistakes import first_mistake
 from tsctl.rollout.decide import events, interventions, shadow
 from tsctl.rollout.decide.events import Event
 
@@ -62,7 +63,7 @@ def parse_event(kind: str, content: Mapping[str, Any]) -> Event:
     except ValidationError as error:
         first = error.errors()[0]
         is_later = first["type"] in ("extra_forbidden", "enum", "literal_error")
-        problem = f"{kind}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        problem = f"{kind}: {first_mistake(error)}"
         raise (LaterEvent if is_later else ValueError)(problem) from None
     return event
 

@@ -29,7 +29,7 @@ def plots(comparison: Comparison) -> Iterator[Plot]:
     measured = [(place, engine) for place, engine in enumerate(comparison.engines) if engine.turns]
     if not measured:
         return
-    lines = [Line(engine.name, style_of(place), _points(engine)) for place, engine in measured]
+    lines = [Line(engine.title, style_of(place), _points(engine)) for place, engine in measured]
     places = [(x, y) for line in lines for x, y in line.points if y is not None]
     if not places:
         return
@@ -42,8 +42,8 @@ def plots(comparison: Comparison) -> Iterator[Plot]:
         lines.append(Line("limit", "threshold", ends, f"{slo:g} ms"))
     shares = ", ".join(f"{share:.0%}" for share in LOAD_SHARES)
     note = (
-        f"p99 in milliseconds (logarithmic) over answered requests/s, at {shares} of the engine's capacity, counted"
-        " from the moment at which a request was meant to be sent, and at saturation. Medians of the rounds."
+        f"p99 in milliseconds (logarithmic) over answered requests/s of an open loop, at {shares} of the engine's"
+        " capacity, counted from the moment at which a request was meant to be sent. Medians of the rounds."
     )
     yield Plot("Throughput against p99", note, x, y, lines)
 
@@ -60,7 +60,7 @@ def bars(comparison: Comparison) -> list[Bar]:
     }
     longest = max([1.0, *shares.values()])
     return [
-        Bar(comparison.engines[place].name, style_of(place), share / longest, f"{share:.0%}")
+        Bar(comparison.engines[place].title, style_of(place), share / longest, f"{share:.0%}")
         for place, share in shares.items()
     ]
 

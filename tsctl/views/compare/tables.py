@@ -15,9 +15,12 @@ _MIB = 1 << 20
 
 
 def speed_table(comparison: Comparison) -> Table:
-    """Throughput and latency of each engine: medians of the rounds, and the spread of the throughput."""
+    """Throughput and latency of each engine: medians of the rounds, and the spread of the throughput.
+
+    `closed` are milliseconds of the closed loop, in which clients wait for a slow server and so send it less.
+    """
     columns = (
-        "engine", ">requests/s", ">spread", ">of bare", ">conns", ">p50 ms", ">p99 ms",
+        "engine", ">requests/s", ">spread", ">of bare", ">conns", ">p50 closed", ">p99 closed",
         *(f">p99 at {share:.0%}" for share in LOAD_SHARES), ">lone ms", ">client",
     )  # fmt: skip
     return Table(columns, [_speed_row(engine, comparison) for engine in comparison.engines if engine.turns])
@@ -79,7 +82,7 @@ def _speed_row(engine: Measured, comparison: Comparison) -> list[str]:
     speed, bare = engine.over_rounds(lambda turn: turn.capacity_s), comparison.bare.speed
     share = f"{speed.median / bare.median:.0%}" if speed and bare and bare.median else NONE
     return [
-        engine.name,
+        engine.title,
         number(speed.median if speed else None),
         _range(speed),
         share,
@@ -95,7 +98,7 @@ def _speed_row(engine: Measured, comparison: Comparison) -> list[str]:
 def _cost_row(engine: Measured) -> list[str]:
     proportional = all(turn.is_proportional for turn in engine.turns)
     return [
-        engine.name,
+        engine.title,
         _median(engine, lambda turn: turn.ready_s),
         _median(engine, lambda turn: turn.first_ms),
         _median(engine, lambda turn: turn.first_answer_s),
@@ -108,7 +111,7 @@ def _cost_row(engine: Measured) -> list[str]:
 def _overload_row(engine: Measured) -> list[str]:
     loads = [turn.overload for turn in engine.turns if turn.overload is not None]
     return [
-        engine.name,
+        engine.title,
         number(median(load.offered_s for load in loads)),
         number(median(load.goodput_s for load in loads)),
         f"{median(load.goodput_share for load in loads):.0%}",

@@ -8,7 +8,7 @@ local function answer_problem(handle, body, headers, status, retry, id, told)
   if retry ~= nil and not (saved ~= nil and saved["is_retry"]) then
     headers:replace(RETRY_HEADER, retry)
   end
-  if retry == REFUSED then
+  if retry ~= nil and status == 503 then
     headers:replace("retry-after", "1")
   end
   local members = { status = tostring(status), request_id = saved ~= nil and saved["request_id"] or id or "" }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tsctl.config.nodes import TRITON
 from tsctl.gateway.envoy.messages import Json, address, metadata, metadata_of
-from tsctl.nodes.node import TRITON
 
 VersionKey = tuple[str, str]  # model and version
 #: Of a cluster's metadata: the path of its version on its nodes, to which a route sends.
@@ -40,7 +40,7 @@ class Probe:
 class Way:
     """How the nodes of a version are asked, where that is not as on TorchServe."""
 
-    protocol: str  # of `tsctl.nodes.node`
+    protocol: str  # of `tsctl.config.nodes`
     path: str
     queue: int | None = None  # requests at most on each node; None: it bounds them itself
 

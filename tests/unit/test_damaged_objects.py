@@ -17,7 +17,7 @@ from tsctl.cli.control import status
 from tsctl.cli.remote import list_remote
 from tsctl.control.folder import FolderPlace
 from tsctl.control.lease import DamagedLease, Holder, read_term, sign_content, term_content
-from tsctl.control.place import numbers
+from tsctl.control.place import TooLarge, numbers
 from tsctl.errors import AnalysisError, ArchiveError, GatewayError, TsctlError
 from tsctl.gateway.files import read_document
 from tsctl.gateway.shared import generation, report
@@ -144,10 +144,13 @@ def test_a_report_with_wrong_values_is_damaged(more: dict[str, object]) -> None:
 
 
 def test_a_small_object_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = pack("x" * 1000)
     monkeypatch.setattr("tsctl.gateway.shared.packed.LARGEST", 1000)
     assert unpack(pack("x" * 900)) == "x" * 900
     with pytest.raises(ValueError, match="more than 1000 bytes"):
-        unpack(pack("x" * 1000))
+        unpack(large)
+    with pytest.raises(TooLarge, match="what a gateway reads at the place of control would have"):
+        pack("x" * 1000)
 
 
 @pytest.mark.parametrize("content", ["[]", "7", "[" * 100_000, '{"a"'])

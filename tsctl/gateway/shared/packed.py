@@ -7,6 +7,7 @@ import json
 import zlib
 from typing import Any
 
+from tsctl.control.place import TooLarge
 from tsctl.host.documents import parse_json
 
 #: Bytes of the content at most; that of a thousand versions has some MiB.
@@ -14,8 +15,11 @@ LARGEST = 128 << 20
 
 
 def pack(content: Any) -> str:
-    """The content as text, about a tenth of its size."""
-    return base64.b64encode(zlib.compress(json.dumps(content).encode())).decode()
+    """The content as text, about a tenth of its size; raises TooLarge where `unpack` would refuse it."""
+    whole = json.dumps(content).encode()
+    if len(whole) >= LARGEST:
+        raise TooLarge("what a gateway reads", len(whole), LARGEST)
+    return base64.b64encode(zlib.compress(whole)).decode()
 
 
 def unpack(text: str) -> Any:

@@ -82,4 +82,6 @@ def test_a_known_name_is_suggested() -> None:
 def test_a_line_that_is_no_json_is_said_with_its_column(text: str, words: str) -> None:
     with pytest.raises((ValueError, RecursionError)) as raised:
         json.loads(text)
-    assert why_no_json(raised.value) == words
+    error = raised.value
+    assert isinstance(error, ValueError | RecursionError)
+    assert why_no_json(error) == words

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from tsctl.config.nodes import BaseNodeSpec, NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.host.files import write_document
 from tsctl.host.process import ProcessIdentity, identify
+from tsctl.mistakes import first_mistake
 
 _RECORD = "node.json"
 
@@ -52,9 +53,8 @@ def read_record(folder: Path) -> NodeRecord | None:
         return TypeAdapter(NodeRecord).validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise NodeError(f"{path} is damaged: {reason}", f"Remove it if no node runs: {path}") from error
+    except ValidationError as error:
+        raise NodeError(f"{path} is damaged: {first_mistake(error)}", f"Remove it if no node runs: {path}") from error
 
 
 def write_record(folder: Path, pid: int, tmp: Path, spec: BaseNodeSpec) -> None:

@@ -117,6 +117,7 @@ def test_what_the_models_take_fits(file: str) -> None:
         ("deployment", ("models", "m", "rollout", "signals"), ["error"]),
         ("deployment", ("gateway", "budget", "burst"), 0),
         ("deployment", ("nodes",), {}),
+        ("deployment", ("kubernetes",), {"traffic": "route"}),
         ("archive", ("model",), 1),
         ("archive", ("handler",), "handler.txt"),
         ("archive", ("handle",), "handler.py"),
@@ -201,3 +202,11 @@ def test_a_meaning_is_the_description_or_the_comment() -> None:
     assert description_of(Compare, "k") == "classes of top_k"
     assert description_of(ArchiveSpec, "queue_size"), "inherited"
     assert descriptions._comments(DeploymentSpec)["gateway"] == "None: clients call the nodes"
+
+
+def test_nodes_may_be_missing_on_a_cluster_alone() -> None:
+    on_cluster = {"kubernetes": {"traffic": "httproute"}}
+    assert not errors("deployment", on_cluster)
+    assert FILES["deployment"].model_validate(on_cluster)
+    assert errors("deployment", {"kubernetes": {"traffic": "envoy"}})
+    assert errors("deployment", {})

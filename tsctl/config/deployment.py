@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.config import JsonDict
 
 from handlers.contract import MOST_WORKERS
 from tsctl.addresses import has_secret
@@ -280,8 +281,24 @@ class RecordsSpec(SpecModel):
     shared: Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_user)] | None = None
 
 
+#: For editors: nodes may be missing only where the cluster's routes carry the traffic.
+_NODES_UNLESS_ON_CLUSTER: JsonDict = {
+    "if": {
+        "required": ["kubernetes"],
+        "properties": {
+            "kubernetes": {
+                "type": "object", "required": ["traffic"], "properties": {"traffic": {"const": "httproute"}}
+            }
+        },
+    },
+    "else": {"required": ["nodes"], "properties": {"nodes": {"minProperties": 1}}},
+}  # fmt: skip
+
+
 class DeploymentSpec(SpecModel):
     """The whole file."""
+
+    model_config = ConfigDict(json_schema_extra=_NODES_UNLESS_ON_CLUSTER)
 
     nodes: dict[NodeName, NodeSpec] = {}  # by name; none: a cluster alone runs versions, by `kubernetes.traffic`
     models: dict[ModelName, ModelTarget] = {}  # by name

@@ -123,7 +123,7 @@ def test_the_smallest_temperature_and_top_p_are_greedy(client: openai.OpenAI) ->
 
 
 def test_a_large_schema_is_followed_and_a_larger_one_refused(client: openai.OpenAI) -> None:
-    schema = {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(2000)}}
+    schema = {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(400)}}
     question: Any = {
         "model": MODEL,
         "messages": [{"role": "user", "content": "JSON, please."}],

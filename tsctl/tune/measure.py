@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from tsctl.archive.comparator import comparator_of
 from tsctl.archive.store import StoredArchive
@@ -77,36 +74,26 @@ class Measurer:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._served: Served | None = None
         self._expected: list[Reply] | None = None
-        self._before: Any = None  # what SIGTERM did
         self._present_s = 0.0  # that the present settings took to get ready; 0: not known yet
         self._quiet = quiet_progress()
 
     def __enter__(self) -> Measurer:
-        """SIGTERM ends the block as Ctrl-C does from here on, so that no node outlives it."""
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, _interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop every node.
+        """Stop every node; a signal that interrupts a command comes here as Ctrl-C does.
 
         Raises:
             NodeError: processes are left.
         """
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not keep a node running
         failures: list[TsctlError] = []
-        try:
-            for engine, node in self._nodes.items():
-                try:
-                    node.stop(self._quiet)
-                    if engine in self._processes:
-                        self._processes[engine].wait(STOPPED_S)
-                except TsctlError as error:
-                    failures.append(error)
-        finally:
-            if self._before is not None:
-                signal.signal(signal.SIGTERM, self._before)
+        for engine, node in self._nodes.items():
+            try:
+                node.stop(self._quiet)
+                if engine in self._processes:
+                    self._processes[engine].wait(STOPPED_S)
+            except TsctlError as error:
+                failures.append(error)
         if failures:
             raise failures[0]
 
@@ -225,10 +212,6 @@ class Measurer:
 
 #: Measures a point with loads of so many seconds; raises Invalid where it must not serve.
 Measure = Callable[[Settings, float, Note], Score]
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _reason(error: TsctlError, node: str) -> str:

@@ -12,8 +12,9 @@ import torch
 
 from handlers.text.backends.tokens import Tokens
 
-#: Symbols of a grammar; what has more takes longer than 0.4 s to compile.
-MOST_SYMBOLS = 20_000
+#: Symbols of a grammar, some 1,500 optional properties, and what may be open at one place of an answer: so many
+#: properties leave four times as much open. More would take longer than 0.2 s to compile, and 50 ms for a token.
+MOST_SYMBOLS, MOST_OPEN = 10_000, 10_000
 #: Compiled schemas that are kept, 1 to 2 MB each where they are as large as may be.
 MOST_KEPT = 32
 
@@ -104,7 +105,7 @@ class Grammars:
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = _tokenizer(self._tokens)
-        limits = LLParserLimits(max_grammar_size=MOST_SYMBOLS, verbose_errors=False)
+        limits = LLParserLimits(max_grammar_size=MOST_SYMBOLS, max_items_in_row=MOST_OPEN, verbose_errors=False)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise ValueError(f"the JSON schema cannot be used: {_first_line(matcher.get_error())}")

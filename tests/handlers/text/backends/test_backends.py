@@ -338,6 +338,13 @@ def test_a_schema_that_cannot_be_followed_ends_its_own_answer_alone(case: Case) 
         assert "\n" not in case.ends[key] and "state" not in case.ends[key], "what llguidance says of itself"
 
 
+def test_an_object_with_many_optional_properties_is_followed(case: Case) -> None:
+    schema = {"type": "object", "properties": {f"p{number}": {"enum": [1, 2]} for number in range(1000)}}
+    key = case.add(prompt(3), Sampling(40, 2.0, seed=3, json_schema=json.dumps(schema)))
+    case.finish(key)
+    assert case.ends[key] in (STOP, LENGTH), case.ends[key]
+
+
 def test_a_schema_is_compiled_once_and_again_for_another_client(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     grammars, compiled = case.backend._grammars, list[str]()
     compile_ = grammars._compiled

@@ -200,6 +200,7 @@ def test_a_release_is_right_where_outcome_and_signal_are() -> None:
     assert [ends_right(same, state) for state in (promoted, rolled_back)] == [1, 0]
     assert [ends_right(shorter, state) for state in (promoted, rolled_back)] == [0, 1]
     assert ends_right(shorter, SimpleNamespace(outcome=Outcome.ROLLED_BACK, signal="errors")) == 0
+    assert ends_right(shorter, SimpleNamespace(outcome=Outcome.ROLLED_BACK, signal="finish")) == 1
     assert ends_right(same, SimpleNamespace(outcome=None, signal="")) == 0
     assert [json.loads(body)["temperature"] for body in chats(2, 1, 0.0)] == [0.0, 0.0]
 

@@ -55,19 +55,21 @@ class Case:
 
     Args:
         signals: None: those of a language model.
-        outcome, signal: how it must end.
+        outcome: how it must end; by one of `by`, where that is rolled back.
     """
 
     name: str
     version: str
     signals: list[str] | None
     outcome: Outcome
-    signal: str = ""
+    by: tuple[str, ...] = ("",)
 
 
 CASES = (
     Case("an identical version", SAME, None, Outcome.PROMOTED),
-    Case("2.0, whose answers are shorter", OTHER, None, Outcome.ROLLED_BACK, "length"),
+    Case(
+        "2.0, whose answers are shorter", OTHER, None, Outcome.ROLLED_BACK, ("length", "finish")
+    ),  # shorter answers end by themselves
     Case("2.0, judged by errors and times", OTHER, TIMES, Outcome.PROMOTED),
 )
 
@@ -155,7 +157,7 @@ def chats(count: int, seed: int, temperature: float = 0.8) -> list[str]:
 
 def release_figures(case: Case, state: State, seconds: float) -> list[Figure]:
     """Whether the release ended as it must, and after how long."""
-    is_right = state.outcome is case.outcome and state.signal == case.signal
+    is_right = state.outcome is case.outcome and state.signal in case.by
     ended = f"{state.outcome or 'unfinished'}{' by ' + state.signal if state.signal else ''}"
     return [
         Figure(f"{case.name}: ends as it must ({ended})", "cases", (float(is_right),), Goal(1)),

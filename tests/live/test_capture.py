@@ -43,6 +43,7 @@ def captured(site: Site, path: Path, requests: int) -> dict[str, Any]:
     """The summary of a capture that has so many requests: workers write them a little later."""
 
     def has_all() -> dict[str, Any] | None:
+        path.unlink(missing_ok=True)  # of fewer requests; a file that exists is not replaced
         ended = site.run("capture", "tiny", "--output", str(path), "--json", status=None)
         found: dict[str, Any] | None = ended.json() if ended.status == 0 else None
         return found if found is not None and found["requests"] == requests else None

@@ -348,7 +348,7 @@ def test_a_port_that_is_taken_says_so(tmp_path: Path, cancer: Server) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (("nothing",), 3, "there is no model 'nothing'"),
+        (("nothing",), 3, "there is no model nothing"),
         (("tiny:7.0",), 2, "no archive.yaml names tiny:7.0"),
         (("missing.mar",), 3, "no such file"),
         (("tiny", "--port", "0"), 2, "--port"),

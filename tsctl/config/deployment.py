@@ -392,10 +392,10 @@ class DeploymentSpec(SpecModel):
                 names = (wanted and wanted.nodes) or ()
                 if twice := sorted({name for name in names if names.count(name) > 1}):
                     raise ValueError(f"{model} {version} names node {', '.join(twice)} twice")
-                first, *others = (name for name in self.nodes if target.is_on(version, name))
-                for other in others:
-                    if self.nodes[first].protocol != self.nodes[other].protocol:
-                        raise ValueError(self._mixed(model, version, first, other))
+                served = [name for name in self.nodes if target.is_on(version, name)]
+                for other in served[1:]:
+                    if self.nodes[served[0]].protocol != self.nodes[other].protocol:
+                        raise ValueError(self._mixed(model, version, served[0], other))
         return self
 
     def _mixed(self, model: str, version: str, *names: str) -> str:

@@ -122,12 +122,16 @@ def spawn_recorded(
         environment: with `tmp` in TMPDIR, by which the processes of its group are known.
         console: the file that takes what it prints.
     """
-    with console.open("wb") as output:
-        process = spawn(at_nice(command, spec.nice), folder, environment, output)
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with console.open("wb") as output:
+            process = spawn(at_nice(command, spec.nice), folder, environment, output)
         write_record(folder, process.pid, tmp, spec)
-    except BaseException:
-        process.kill()  # nothing would find it again
+    except BaseException:  # nothing would find the process or its folder again
+        if process is not None:
+            process.kill()
+            process.wait()
+        shutil.rmtree(tmp, ignore_errors=True)
         raise
     return process
 

@@ -1,8 +1,8 @@
-"""Mistakes in a field that may be one of several things, `A | B`: told once, at the field as the client wrote it.
+"""Mistakes in a field that may be one of several things, `A | B`: reported once, at the field as the client wrote it.
 
-Pydantic tells what is wrong with each alternative, at a place that ends with the alternative's own name, such as
-`stop.list[constrained-str]`. A client knows no such names. Of all alternatives, the one is told of that the client
-meant: a list that is too long is a list. Where the value is of another kind than each of them, all are named.
+Pydantic reports what is wrong with each alternative, at a place that ends with the alternative's own name, such as
+`stop.list[constrained-str]`. A client knows no such names. Only the mistakes of the alternative that the client meant
+are reported: a list that is too long is a list. Where the value is of another kind than each of them, all are named.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Mistakes in fields that may be one of several things: told once, at the field as the client wrote it."""
+"""Mistakes in fields that may be one of several things: reported once, at the field as the client wrote it."""
 
 from __future__ import annotations
 

@@ -365,7 +365,7 @@ def test_outputs_in_a_message_are_those_of_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "datatype", "told"),
+    ("values", "datatype", "expected"),
     [
         ([1 << 62, -3], "INT64", [1 << 62, -3]),
         ([1 << 63, 0.5], "FP64", [2.0**63, 0.5]),
@@ -376,7 +376,7 @@ def test_outputs_in_a_message_are_those_of_json() -> None:
     ],
 )
 def test_numbers_are_the_same_in_every_encoding_and_json_texts_where_no_datatype_holds_them(
-    values: list[Any], datatype: str, told: list[Any]
+    values: list[Any], datatype: str, expected: list[Any]
 ) -> None:
     outcomes = [Outcome(200, b"", value={"y": value}) for value in values]
     tensors = {"inputs": [{"name": "x", "shape": [2], "datatype": "INT64", "data": [1, 2]}]}
@@ -390,9 +390,9 @@ def test_numbers_are_the_same_in_every_encoding_and_json_texts_where_no_datatype
     read = InferResult.from_response_body(
         in_binary.body, header_length=int(dict(in_binary.headers)[HEADER_LENGTH_HEADER])
     )
-    assert (of_json["datatype"], of_json["data"]) == (datatype, told)
+    assert (of_json["datatype"], of_json["data"]) == (datatype, expected)
     assert [of_message.outputs[0].datatype, read.get_output("y")["datatype"]] == [datatype] * 2
     found = read.as_numpy("y").tolist()
-    assert [each.decode() if isinstance(each, bytes) else each for each in found] == told
+    assert [each.decode() if isinstance(each, bytes) else each for each in found] == expected
     raw = of_message.raw_output_contents[0]
     assert raw == in_binary.body[-len(raw) :]

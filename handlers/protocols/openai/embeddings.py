@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,6 +14,7 @@ from handlers.contract import JSON, TOKENS_HEADER, tokens_text
 from handlers.errors import DoesNotFit, RequestError
 from handlers.messages import Outcome, Request
 from handlers.protocols.openai.errors import error_document, status_of
+from handlers.protocols.openai.texts import misfit, read_texts
 from handlers.schema import Schema, parse_json
 
 #: Texts of one request, as OpenAI has them; a handler may take fewer.
@@ -52,12 +53,7 @@ def read_embeddings(request: Request) -> Embed:
             tokenizer would know them.
     """
     sent = parse_json(_Embeddings, request.body)
-    inputs = [sent.input] if isinstance(sent.input, str) else sent.input
-    texts = [text for text in inputs if isinstance(text, str)]
-    if len(texts) < len(inputs):
-        raise _misfit("input", "must be text: lists of token numbers are not taken here")
-    if not 1 <= len(texts) <= MOST_TEXTS:
-        raise _misfit("input", f"must be a text, or a list of 1 to {MOST_TEXTS} texts")
+    texts = read_texts("input", sent.input, MOST_TEXTS)
     row = Request(b"", JSON, request.headers, request.request_id, {"text": texts})
     return Embed(row, texts, sent.model, sent.encoding_format == "base64", sent.dimensions)
 
@@ -73,11 +69,11 @@ def answer_embeddings(embed: Embed, outcome: Outcome, tokens: int) -> Outcome:
         if error is None:  # a handler's own answer
             return outcome
         if isinstance(error, DoesNotFit):
-            error = _misfit("input", error.errors[0]["message"] if error.errors else error.detail)
+            error = misfit("input", error.errors[0]["message"] if error.errors else error.detail)
         return refuse_embeddings(error)
     vectors: list[list[float]] = from_json(outcome.body)["embeddings"]
     if embed.dimensions not in (None, len(vectors[0])):
-        return refuse_embeddings(_misfit("dimensions", f"must be {len(vectors[0])}, which this model's vectors have"))
+        return refuse_embeddings(misfit("dimensions", f"must be {len(vectors[0])}, which this model's vectors have"))
     data = [
         {"object": "embedding", "index": index, "embedding": _base64(vector) if embed.is_base64 else vector}
         for index, vector in enumerate(vectors)
@@ -96,8 +92,3 @@ def refuse_embeddings(error: RequestError) -> Outcome:
 def _base64(vector: list[float]) -> str:
     """Float32, little-endian, as OpenAI's clients read it."""
     return b64encode(np.asarray(vector, "<f4").tobytes()).decode()
-
-
-def _misfit(field: str, message: str) -> DoesNotFit:
-    detail: list[dict[str, Any]] = [{"field": field, "message": message}]
-    return DoesNotFit(f"{field} {message}.", detail)

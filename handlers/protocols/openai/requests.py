@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError, from_json, to_json
 
-from handlers.errors import DoesNotFit
+from handlers.protocols.openai.texts import misfit, read_texts
 from handlers.schema import Schema, parse_json
 from handlers.text.sampling import Sampling
 
@@ -140,12 +140,12 @@ class Asked:
         """Raise DoesNotFit where there are never so many places for answers."""
         if self.all_answers > most:
             name = "n" if self.answers > 1 else "prompt"
-            raise _misfit(name, f"asks for {self.all_answers} answers in all, and this model gives {most} at a time")
+            raise misfit(name, f"asks for {self.all_answers} answers in all, and this model gives {most} at a time")
 
     def require_tools_are_read(self, reads_tools: bool) -> None:
         """Raise DoesNotFit for tools that the model would not learn of."""
         if self.tools and not reads_tools:
-            raise _misfit(
+            raise misfit(
                 "tools", "are not in this model's chat template, so it would not learn of them; leave them out"
             )
 
@@ -158,9 +158,9 @@ def parse_chat(body: bytes, defaults: Defaults) -> Asked:
     """
     sent = parse_json(ChatCompletion, body)
     if sent.top_logprobs is not None and not sent.logprobs:
-        raise _misfit("top_logprobs", "needs logprobs: true")
+        raise misfit("top_logprobs", "needs logprobs: true")
     if sent.max_tokens is not None and sent.max_completion_tokens is not None:
-        raise _misfit("max_tokens", "is the old name of max_completion_tokens; send one of them")
+        raise misfit("max_tokens", "is the old name of max_completion_tokens; send one of them")
     most = sent.max_completion_tokens if sent.max_tokens is None else sent.max_tokens
     name = "max_tokens" if sent.max_completion_tokens is None else "max_completion_tokens"
     logprobs = (sent.top_logprobs or 0) if sent.logprobs else None
@@ -173,14 +173,9 @@ def parse_chat(body: bytes, defaults: Defaults) -> Asked:
 def parse_completion(body: bytes, defaults: Defaults) -> Asked:
     """The body of `/completions`. Errors as in `parse_chat`."""
     sent = parse_json(Completion, body)
-    given = [sent.prompt] if isinstance(sent.prompt, str) else sent.prompt
-    prompts = [prompt for prompt in given if isinstance(prompt, str)]
-    if len(prompts) < len(given):
-        raise _misfit("prompt", "must be text: lists of token numbers are not taken here")
-    if not 1 <= len(prompts) <= MOST_ANSWERS:
-        raise _misfit("prompt", f"must be a text, or a list of 1 to {MOST_ANSWERS} texts")
+    prompts = read_texts("prompt", sent.prompt, MOST_ANSWERS)
     if len(prompts) * (sent.n or 1) > MOST_ANSWERS:
-        raise _misfit("n", f"times the number of prompts is more than {MOST_ANSWERS}")
+        raise misfit("n", f"times the number of prompts is more than {MOST_ANSWERS}")
     sampling = _sampling(sent, "max_tokens", sent.max_tokens, sent.logprobs, None, defaults)
     return _asked(sent, None, (), prompts, sampling)
 
@@ -209,7 +204,7 @@ def _asked(
     sampling: Sampling,
 ) -> Asked:
     if sent.stream_options is not None and not sent.stream:
-        raise _misfit("stream_options", "needs stream: true")
+        raise misfit("stream_options", "needs stream: true")
     stops = [sent.stop] if isinstance(sent.stop, str) else (sent.stop or [])
     tells_usage = sent.stream_options is not None and sent.stream_options.include_usage
     return Asked(sent.model, messages, tools, prompts, sampling, stops, sent.n or 1, bool(sent.stream), tells_usage)
@@ -219,7 +214,7 @@ def _sampling(
     sent: _Common, name: str, most: int | None, logprobs: int | None, json_schema: str | None, defaults: Defaults
 ) -> Sampling:
     if most is not None and most > defaults.most_tokens:
-        raise _misfit(name, f"is more than {defaults.most_tokens}, which this model answers with at most")
+        raise misfit(name, f"is more than {defaults.most_tokens}, which this model answers with at most")
     return Sampling(
         max_tokens=defaults.max_tokens if most is None else most,
         temperature=defaults.temperature if sent.temperature is None else sent.temperature,
@@ -238,10 +233,10 @@ def _schema(asked: _ResponseFormat | None) -> str | None:
     if asked.type == "json_object":
         return '{"type":"object"}'
     if asked.json_schema is None:
-        raise _misfit("response_format.json_schema", "is missing")
+        raise misfit("response_format.json_schema", "is missing")
     schema = to_json(asked.json_schema.schema_)
     if len(schema) > MOST_SCHEMA_BYTES:
-        raise _misfit("response_format.json_schema.schema", f"has {len(schema)} bytes, and {MOST_SCHEMA_BYTES} may be")
+        raise misfit("response_format.json_schema.schema", f"has {len(schema)} bytes, and {MOST_SCHEMA_BYTES} may be")
     return schema.decode()
 
 
@@ -251,7 +246,3 @@ def _message(message: _Message) -> dict[str, Any]:
     if isinstance(content, list):
         content = "".join(part.text for part in content)
     return {**(message.model_extra or {}), "role": message.role, "content": content or ""}
-
-
-def _misfit(field: str, message: str) -> DoesNotFit:
-    return DoesNotFit(f"{field} {message}.", [{"field": field, "message": message}])

@@ -11,11 +11,11 @@ from handlers.adapters.asgi.frames import Answer, Item
 MOST = 5
 
 
-def waiting(arrived: float, expires: float) -> Waiting:
+def waiting(arrived: float, expires: float, length: int = 0) -> Waiting:
     def answer(given: Answer) -> None:
         raise AssertionError("the backlog answers nothing")
 
-    return Waiting(Item([], b"", "id"), arrived, expires, answer)
+    return Waiting(Item([], bytes(length), "id"), arrived, expires, answer)
 
 
 steps = st.lists(
@@ -28,9 +28,12 @@ steps = st.lists(
 )
 
 
-@given(steps)
-def test_each_request_leaves_once_in_order_and_no_more_than_the_bound_wait(steps: list[tuple[str, int]]) -> None:
+@given(steps, st.integers(1, 4))
+def test_each_request_leaves_once_and_no_more_than_the_bound_wait(
+    steps: list[tuple[str, int]], most_in_round: int
+) -> None:
     backlog = Backlog(MOST)
+    backlog.most_in_round = most_in_round
     came: list[Waiting] = []
     gone: list[Waiting] = []
     taken: list[Waiting] = []
@@ -38,7 +41,7 @@ def test_each_request_leaves_once_in_order_and_no_more_than_the_bound_wait(steps
     for now, (step, number) in enumerate(steps):
         before = len(backlog)
         if step == "add":
-            request = waiting(now, now + number)
+            request = waiting(now, now + number, number)
             is_in = backlog.add(request)
             assert is_in == (before < MOST)
             came += [request] if is_in else []
@@ -60,7 +63,39 @@ def test_each_request_leaves_once_in_order_and_no_more_than_the_bound_wait(steps
     left = taken + late + batch + expired
     assert len(left) == len(set(map(id, left)))
     assert {id(request) for request in left} == {id(request) for request in came} - {id(request) for request in gone}
-    assert taken + batch == [request for request in came if request in taken + batch], "in order of arrival"
+    if most_in_round == 1:
+        assert taken + batch == [request for request in came if request in taken + batch], "in order of arrival"
+
+
+def test_a_round_is_ordered_by_length_and_the_next_one_goes_on_where_it_ended() -> None:
+    backlog = Backlog(100)
+    backlog.most_in_round = 8
+    for length in (5, 1, 7, 3, 8, 2, 6, 4, 13, 11, 14, 12):
+        backlog.add(waiting(0, 10, length))
+    assert lengths_of(backlog, 3) == [1, 2, 3]
+    backlog.add(waiting(0, 10, 1))  # of a later round, although it is short
+    assert lengths_of(backlog, 3) == [4, 5, 6]
+    assert lengths_of(backlog, 3) == [7, 8, 14], "the second round begins with its longest"
+    assert lengths_of(backlog, 9) == [13, 12, 11, 1]
+
+
+@given(st.lists(st.integers(0, 9), max_size=60), st.integers(1, 8), st.integers(1, 4))
+def test_no_request_is_overtaken_by_more_than_a_round(lengths: list[int], most_in_round: int, size: int) -> None:
+    backlog = Backlog(100)
+    backlog.most_in_round = most_in_round
+    came = [waiting(number, 100, length) for number, length in enumerate(lengths)]
+    for request in came:
+        backlog.add(request)
+    taken: list[Waiting] = []
+    while len(backlog):
+        taken += backlog.take(size, 0)[0]
+    assert len(taken) == len(came)
+    for place, request in enumerate(taken):
+        assert place - came.index(request) < most_in_round
+
+
+def lengths_of(backlog: Backlog, most: int) -> list[int]:
+    return [len(request.item.body) for request in backlog.take(most, 0)[0]]
 
 
 @given(st.integers(1, 1000), st.integers(1, 8), st.integers(1, 64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,7 +34,11 @@ def test_the_wait_is_the_rest_of_a_batch_those_ahead_and_its_own() -> None:
 
 def test_the_estimate_follows_the_batches_of_now() -> None:
     pace = paced((4, 1.0), *[(4, 0.1)] * 20)
-    assert 0.1 <= pace.wait_s(4, 1) / 2.5 < 0.11
+    assert pace.wait_s(4, 1) == pytest.approx(2.5 * 0.1)
+
+
+def test_the_estimate_is_the_mean_of_a_round_of_short_and_long_batches() -> None:
+    assert paced((4, 0.1), (4, 0.2), (4, 0.3), (4, 1.0)).wait_s(4, 1) == pytest.approx(2.5 * 0.4)
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.floats(0.001, 10)), max_size=30), st.integers(0, 99), st.integers(1, 8))

@@ -1,6 +1,10 @@
-"""Requests that wait for a worker: bounded in number, in order of arrival. Pure; the caller brings the clock.
+"""Requests that wait for a worker: bounded in number, in order of arrival or length. Pure; the caller has the clock.
 
 The next batch is what waits when a worker becomes idle, so no request waits for others to come.
+
+Where a batch is padded to its longest item, requests of like lengths belong together. They are ordered by the bytes of
+their bodies in rounds: a round is what waits when the round before is handed out, and those that come later are of a
+later round. So no request is overtaken by more than one round.
 """
 
 from __future__ import annotations
@@ -29,19 +33,23 @@ class Waiting:
 
 
 class Backlog:
-    """Requests in order of arrival.
+    """Requests that wait, and the next batch of them.
 
     Args:
         most: requests that may wait at a time.
     """
 
     def __init__(self, most: int) -> None:
+        #: Requests of a round, whose order is that of their lengths; 1: the order is that of arrival.
+        self.most_in_round = 1
         self._most = most
         self._waiting: deque[Waiting] = deque()
+        self._round: deque[Waiting] = deque()
+        self._is_rising = True  # the round begins with its shortest request
         self._gone = 0
 
     def __len__(self) -> int:
-        return len(self._waiting) - self._gone
+        return len(self._waiting) + len(self._round) - self._gone
 
     def add(self, waiting: Waiting) -> bool:
         """Whether there was room for it."""
@@ -60,8 +68,13 @@ class Backlog:
         """The next `most` requests at most, and those before them that have expired."""
         batch: list[Waiting] = []
         expired: list[Waiting] = []
-        while self._waiting and len(batch) < most:
-            waiting = self._waiting.popleft()
+        while len(batch) < most:
+            if not self._round and self.most_in_round > 1:
+                self._begin_round()
+            queue = self._round or self._waiting
+            if not queue:
+                break
+            waiting = queue.popleft()
             waiting.is_taken = True
             if waiting.is_gone:
                 self._gone -= 1
@@ -70,6 +83,13 @@ class Backlog:
             else:
                 batch.append(waiting)
         return batch, expired
+
+    def _begin_round(self) -> None:
+        """Every second round begins with its longest request, beside which the last one of the round before fits."""
+        oldest = [self._waiting.popleft() for _ in range(min(self.most_in_round, len(self._waiting)))]
+        oldest.sort(key=lambda waiting: len(waiting.item.body), reverse=not self._is_rising)
+        self._round.extend(oldest)
+        self._is_rising = not self._is_rising
 
 
 def share(waiting: int, idle: int, batch_size: int) -> int:

@@ -75,7 +75,10 @@ def main(descriptor: int, number: int, version: str) -> None:
     except LoadError as error:
         connection.sendall(report_frame(REFUSED, {"reason": str(error)}))
         sys.exit(1)
-    connection.sendall(report_frame(READY, {"format": FORMAT, "facts": facts, "describe": worker.describe()}))
+    report = {"format": FORMAT, "facts": facts, "describe": worker.describe()}
+    if isinstance(worker, Worker):
+        report["is_fixed_shape"] = worker.handler.is_fixed_shape
+    connection.sendall(report_frame(READY, report))
     if isinstance(worker, TextWorker):
         _generate(worker, connection)
     else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-#: Share of a new batch's time in the estimate of the next.
-NEW = 0.3
+from collections import deque
+
+#: Full batches whose mean time is the estimate of the next.
+REMEMBERED = 4
 #: A request must have this many times the estimated wait left: batches take more or less time than the last ones did.
 MARGIN = 1.25
 #: Of a batch that runs, the part that is left on average.
@@ -19,13 +21,12 @@ class Pace:
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
-        self._full_s = 0.0  # 0: no batch was nearly full
+        self._full_s: deque[float] = deque(maxlen=REMEMBERED)  # of each batch that was nearly full
 
     def ended(self, requests: int, seconds: float) -> None:
         """A batch of so many requests was answered."""
-        if 2 * requests < self._batch_size:
-            return
-        self._full_s += (seconds - self._full_s) * (NEW if self._full_s else 1.0)
+        if 2 * requests >= self._batch_size:
+            self._full_s.append(seconds)
 
     def wait_s(self, ahead: int, workers: int) -> float:
         """Seconds until the answer to a request that comes now.
@@ -34,9 +35,9 @@ class Pace:
             ahead: requests that wait; with less than a batch of them 0 is returned, because such a wait is short.
             workers: that are ready.
         """
-        if ahead < self._batch_size:
+        if ahead < self._batch_size or not self._full_s:
             return 0.0
-        return self._full_s * (HALF + ahead // self._batch_size / max(1, workers) + 1)
+        return sum(self._full_s) / len(self._full_s) * (HALF + ahead // self._batch_size / max(1, workers) + 1)
 
     def is_too_late(self, ahead: int, workers: int, left_s: float) -> bool:
         """Whether a request whose client waits for `left_s` more seconds is not worth to wait with so many ahead."""

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from handlers.adapters.asgi.backlog import Backlog, Waiting, share
 from handlers.adapters.asgi.batch_process import BatchProcess
-from handlers.adapters.asgi.pace import Pace
+from handlers.adapters.asgi.pace import REMEMBERED, Pace
 from handlers.adapters.asgi.problems import error_answer
-from handlers.adapters.asgi.worker_process import Events
+from handlers.adapters.asgi.worker_process import Events, WorkerProcess
 from handlers.adapters.asgi.workers import PoolOptions, Workers
 from handlers.errors import DeadlinePassed, RequestError, Unavailable
+
+#: Full batches whose requests are ordered by their length together, where items differ in shape: no more than the pace
+#: remembers, so that its estimate is that of short and long ones.
+ROUND = REMEMBERED
 
 
 class Pool(Workers):
@@ -58,6 +63,11 @@ class Pool(Workers):
     def _worker_idle(self, requests: int, seconds: float) -> None:
         self._pace.ended(requests, seconds)
         self._dispatch()
+
+    def _worker_ready(self, worker: WorkerProcess, report: dict[str, Any]) -> None:
+        if report.get("is_fixed_shape") is False:
+            self._backlog.most_in_round = ROUND * self.options.batch_size
+        super()._worker_ready(worker, report)
 
     def _can_work(self) -> None:
         self._dispatch()

@@ -34,7 +34,13 @@ def measure(folder: str, command: str) -> dict[str, float]:
     document = json.loads(ended.stdout)
     if isinstance(document, list):  # `tsctl bench overhead --json` before benchmarks were a package
         return {row["way"]: row["requests_s"] for row in document}
-    return {name: value for workload in document["workloads"] for name, value in figures(workload).items()}
+    workloads = document["workloads"]
+    has_several = len(workloads) > 1  # two of them may have a target of the same name
+    return {
+        f"{workload['key']}: {name}" if has_several else name: value
+        for workload in workloads
+        for name, value in figures(workload).items()
+    }
 
 
 def figures(workload: Mapping[str, Any]) -> dict[str, float]:

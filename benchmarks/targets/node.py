@@ -64,17 +64,18 @@ class BenchmarkNode:
 
 
 class NodeTarget:
-    """An archive on a node, with one worker."""
+    """An archive on a node."""
 
-    def __init__(self, name: str, host: BenchmarkNode, archive: Path, media_type: str) -> None:
+    def __init__(self, name: str, host: BenchmarkNode, archive: Path, media_type: str, workers: int = 1) -> None:
         self.name = name
         self.host = host
         self.archive: StoredArchive = import_archive(host.project, archive)
         self.media_type = media_type
+        self._workers = workers
 
     def start(self) -> Address:
         self.host.start()
-        versions.register(self.host.node, self.archive, 1, lambda _: None)
+        versions.register(self.host.node, self.archive, self._workers, lambda _: None)
         path = f"/predictions/{self.archive.model}/{self.archive.version}"
         return Address(self.host.node.spec.inference + path, request_headers(self.host.node, self.media_type))
 

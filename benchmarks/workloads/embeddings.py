@@ -26,16 +26,16 @@ from benchmarks.targets.served import ServedTarget
 from benchmarks.workloads.inputs import AROUND, BLOCK, mixed_lengths, sentences
 from tsctl.archive.build import build_version
 from tsctl.compare.nodes import own_project
-from tsctl.config.archive import Batch, Warmup, read_archive_spec
+from tsctl.config.archive import Batch, Warmup, Workers, read_archive_spec
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress
 
 SENTENCES = 512
 SHORTEST, LONGEST = 4, 128
 SEED = 20
-#: Twice the batch, so that the next batch is full while one is computed.
 CONNECTIONS = 64
-BATCH = 32
+#: The archive's own. While one batch is computed, several wait.
+BATCH = 16
 WARMING_S = 6
 BARE_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 #: Seconds for each batch size of the bare loop, and for all of it.
@@ -44,6 +44,8 @@ BARE_TIMEOUT_S = 300
 ORDERS = ("as they come", "sorted")
 OURS = "ServingHandler"
 SERVED = "ServingHandler, uvicorn"
+EACH_CORE = "a worker for each core"
+OURS_EACH, SERVED_EACH = f"{OURS}, {EACH_CORE}", f"{SERVED}, {EACH_CORE}"
 STOCK = "BaseHandler"
 SHARE_OF_BARE, SHARE_OF_SORTED = Goal(0.9), Goal(0.95)
 TIMES_STOCK = Goal(1.3)
@@ -73,7 +75,7 @@ def run(job: Job) -> Result:
 
 
 def embeddings_workload(project: Project, folder: Path, progress: Progress) -> tuple[Workload, Path]:
-    """Both handlers on one node, and ours on our own server, with equal batches and threads; the encoder's folder."""
+    """The targets, ours also with a worker for each core in place of one worker for all; the encoder's folder."""
     own = own_project(project, folder / "built")
     copied = own.archives / "embeddings"
     shutil.copytree(project.archives / "embeddings", copied)
@@ -86,7 +88,11 @@ def embeddings_workload(project: Project, folder: Path, progress: Progress) -> t
     }
     spec = written.model_copy(update=changes)
     with progress.step("building the encoder's archives") as step:
-        ours = build_version(own, copied, spec, "1.0", step.note).archive.path
+        each_core = {"workers": Workers(min=usable_cores()), "threads": 1}
+        ours, ours_each = (
+            Path(shutil.copy2(build_version(own, copied, each, "1.0", step.note).archive.path, folder))
+            for each in (spec, spec.model_copy(update=each_core))
+        )  # copied, because the second build takes the place of the first
         encoder = copied / ".built" / "1.0" / "encoder"
         config = write_stock_config(copied / "model-config.yaml", spec.serving("1.0"), usable_cores())
         handler = BASELINES / "embeddings_handler.py"
@@ -96,7 +102,9 @@ def embeddings_workload(project: Project, folder: Path, progress: Progress) -> t
     node = BenchmarkNode(project, folder / "here")
     targets: list[Target] = [
         NodeTarget(OURS, node, ours, JSON),
+        NodeTarget(OURS_EACH, BenchmarkNode(project, folder / "each"), ours_each, JSON, usable_cores()),
         ServedTarget(SERVED, ours, folder / "served", JSON),
+        ServedTarget(SERVED_EACH, ours_each, folder / "served-each", JSON),
         NodeTarget(STOCK, node, stock, JSON),
     ]
     return Workload(Requests(bodies, CONNECTIONS, WARMING_S), targets, embedding), encoder
@@ -165,6 +173,6 @@ def _figures(turns: dict[str, list[Turn]]) -> list[Figure]:
         times(f"of the {best['as they come']}", ours, turns[best["as they come"]], SHARE_OF_BARE),
         times("over BaseHandler", ours, stock, TIMES_STOCK),
         *(times(f"{name}, of the {best['sorted']}", turns[name], turns[best["sorted"]], SHARE_OF_SORTED)
-          for name in (OURS, SERVED)),
+          for name in (OURS, OURS_EACH, SERVED, SERVED_EACH)),
         times(f"{SERVED}, over BaseHandler", turns[SERVED], stock),
     ]  # fmt: skip

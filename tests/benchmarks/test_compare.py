@@ -24,6 +24,13 @@ def test_speeds_are_medians_and_milliseconds_are_negated(key: str) -> None:
     assert figures({key: TURNS, "figures": FIGURES}) == {"ServingHandler": 100.0, "added": -0.5}
 
 
+def test_targets_of_the_same_name_in_two_workloads_are_two_figures(tmp_path: Path) -> None:
+    turns = [{"ServingHandler": [{"requests_s": speed}]} for speed in (1.0, 2.0)]
+    workloads = [{"key": key, "targets": each, "figures": []} for key, each in zip("bc", turns, strict=True)]
+    asked = command(tmp_path, {"workloads": workloads})
+    assert measure(str(tmp_path), asked) == {"b: ServingHandler": 1.0, "c: ServingHandler": 2.0}
+
+
 def test_a_ratio_above_one_is_better() -> None:
     assert ratio(100.0, 110.0) == pytest.approx(1.1)
     assert ratio(-0.5, -0.25) == pytest.approx(2.0)

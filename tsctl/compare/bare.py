@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from handlers.contract import WORKER_ENVIRONMENT
 from tsctl.compare.recorded import RecordedRequest
 from tsctl.errors import ArchiveError
 from tsctl.host.process import inherited
@@ -73,7 +74,7 @@ class BareWorker:
                 [sys.executable, "-I", str(_PROGRAM)],
                 input=json.dumps(order).encode(),
                 cwd=self.folder,
-                env=inherited(os.environ),
+                env={**WORKER_ENVIRONMENT, **inherited(os.environ)},  # as workers of engines have it
                 capture_output=True,
                 check=False,
                 timeout=seconds + SPARE_S,

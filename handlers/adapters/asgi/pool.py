@@ -65,7 +65,7 @@ class Pool(Workers):
         self._dispatch()
 
     def _worker_ready(self, worker: WorkerProcess, report: dict[str, Any]) -> None:
-        if report.get("is_fixed_shape") is False:
+        if report.get("is_fixed_shape") is False and self.options.batch_size > 1:
             self._backlog.most_in_round = ROUND * self.options.batch_size
         super()._worker_ready(worker, report)
 

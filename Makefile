@@ -12,8 +12,8 @@ STAMP := $(VENV)/setup.stamp
 MADE := $(VENV)/made-by-make
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -I -m pip --disable-pip-version-check --no-input install --no-compile
-#: Four processes on two cores: tests of nodes mostly wait, and the longest files come first.
-PYTEST := $(RUN) -m pytest -n 4
+#: Three processes on two cores: tests of nodes mostly wait, and the longest files come first.
+PYTEST := $(RUN) -m pytest -n 3
 #: Has Python keep what it compiles of large packages, also where the environment says that it must not: recipes and archives
 #: run where they cannot, and each would compile all of it again, 3 s for torch alone.
 COMPILE := import sklearn.linear_model, onnx, onnxruntime, pandas, skops.io, torch, ts.model_loader; \

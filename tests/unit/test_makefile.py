@@ -157,7 +157,7 @@ def test_a_linked_environment_of_another_checkout_is_never_changed(folder: Path)
 def test_tests_run_on_built_archives(folder: Path) -> None:
     planned = make(folder, "-n", "test").stdout
     assert planned.index("scripts/archive.py build") < planned.index(
-        "-m pytest -n 4 tests/live tests/handlers tests/fuzz tests/benchmarks tests/unit"
+        "-m pytest -n 3 tests/live tests/handlers tests/fuzz tests/benchmarks tests/unit"
     )
 
 

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.adapters.asgi.backlog import Backlog, Waiting, share
 from handlers.adapters.asgi.frames import Answer, Item
-from handlers.adapters.asgi.pool import ROUND, Pool
-from handlers.adapters.asgi.workers import PoolOptions
 
 MOST = 5
 
@@ -114,23 +106,3 @@ def test_idle_workers_share_what_waits_and_leave_nothing_that_fits(waiting: int,
         left -= sizes[-1]
     assert left == max(0, waiting - idle * batch)
     assert max(sizes) - min(sizes) <= 1
-
-
-@pytest.mark.parametrize(
-    ("report", "batch_size", "most_in_round"),
-    [
-        ({}, 8, 1),  # an archive of an older build
-        ({"is_fixed_shape": True}, 8, 1),
-        ({"is_fixed_shape": False}, 8, ROUND * 8),
-        ({"is_fixed_shape": False}, 1, 1),  # nothing is padded
-    ],
-)
-def test_the_pool_orders_by_length_where_a_batch_is_padded(
-    report: dict[str, Any], batch_size: int, most_in_round: int
-) -> None:
-    async def run() -> None:
-        pool = Pool(PoolOptions(Path(), Path(), "m", "1", 1, batch_size, 100, 1000, 60, 60), lambda _: None)
-        pool._worker_ready(cast(Any, SimpleNamespace(number=0)), report)
-        assert pool._backlog.most_in_round == most_in_round
-
-    asyncio.run(run())

@@ -222,58 +222,6 @@ def test_the_next_batch_is_what_came_while_the_last_one_ran(tmp_path: Path) -> N
         assert took < 9 * 0.5
 
 
-LENGTHS_HANDLER = """
-import time
-
-from handlers import Schema, ServingHandler
-
-
-class Lengths(ServingHandler):
-    is_fixed_shape = False
-
-    class Request(Schema):
-        text: str
-
-    def load(self):
-        pass  # no weights
-
-    def preprocess(self, items):
-        return sorted(len(item.text) for item in items)
-
-    def inference(self, lengths):
-        time.sleep(1.5 if set(lengths) != {4} else 0)  # the sample's length
-        return lengths
-
-    def postprocess(self, lengths):
-        return [{"beside": [length for length in lengths if length != 4]} for _ in lengths]
-"""
-
-
-def test_items_that_differ_in_shape_are_computed_beside_those_of_their_length(tmp_path: Path) -> None:
-    site = make_site(tmp_path / "site")
-    tiny(site)
-    folder = site.root / "archives" / "tiny"
-    (folder / "handler.py").write_text(LENGTHS_HANDLER)
-    (folder / "samples" / "half.json").write_text('{"text": "four"}')
-    (folder / "golden" / "1.0.json").write_text('{"half.json": {"beside": []}}')
-    with served(site, "tiny") as server, ThreadPoolExecutor(16) as pool:
-
-        def beside(length: int) -> list[int]:
-            answer = server.ask({"text": "x" * length})
-            lengths: list[int] = answer.json()["beside"]
-            return lengths
-
-        first = pool.submit(beside, 1)
-        time.sleep(0.3)  # it is computed, and the others wait
-        short, long = [10, 20, 30, 40], [500, 600, 700, 800]
-        others = {length: pool.submit(beside, length) for pair in zip(long, short, strict=True) for length in pair}
-        assert first.result() == [1]
-        assert {length: answer.result() for length, answer in others.items()} == {
-            **dict.fromkeys(short, short),
-            **dict.fromkeys(long, long),
-        }
-
-
 def test_beyond_its_bound_a_request_is_refused_at_once_and_the_others_are_answered(tmp_path: Path) -> None:
     site = make_site(tmp_path / "site")
     tiny(site, {"inference_s": 1.0}, batch={"size": 1, "max_delay_ms": 1}, queue_size=2)

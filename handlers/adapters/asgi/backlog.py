@@ -3,8 +3,8 @@
 The next batch is what waits when a worker becomes idle, so no request waits for others to come.
 
 Where a batch is padded to its longest item, requests of like lengths belong together. They are ordered by the bytes of
-their bodies in rounds: a round is what waits when the round before is handed out, and those that come later are of a
-later round. So no request is overtaken by more than one round.
+their bodies in rounds. A round begins when the last one is handed out, and has the oldest requests that wait then, up
+to a bound; all others are of a later round. So no request is overtaken by more than one round.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ test-kubernetes: $(STAMP)  ## Run tsctl against a real API server, about 4 minut
 test-ray: $(STAMP)  ## Run the tests against a real Ray cluster, about 5 minutes; installs it first (400 MB)
 	@$(RUN) -m pytest -q tests/ray
 
-bench-engines: archives  ## Measure all engines and what users would write instead, for four models, about 50 minutes
+bench-engines: archives  ## Measure all engines and what users would write instead, for four models, about 90 minutes
 	@$(RUN) -m benchmarks engines
 
 bench-first-request: archives  ## Measure the first request after READY against the median of the next hundred
